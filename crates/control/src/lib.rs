@@ -1,0 +1,1 @@
+//! The control plane's programs: informers, index, ADS server, certificate issuing, webhooks, bootstrap

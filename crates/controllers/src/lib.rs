@@ -1,0 +1,1 @@
+//! The embedded cluster's controllers: Deployment, ReplicaSet, Endpoints, ServiceAccount, namespaces, garbage

@@ -1,0 +1,3 @@
+//! End-to-end acceptance scenarios by id, on the embedded cluster or a real Kubernetes
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Sidecar injection: which pods, which patch; pure

@@ -1,0 +1,1 @@
+//! The ADS client's state machine: subscriptions, versions, ACK and NACK.

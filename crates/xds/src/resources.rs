@@ -1,0 +1,1 @@
+//! A proxy's configuration as Envoy xDS v3 resources.

@@ -1,0 +1,1 @@
+//! The ADS server's state machine: what a stream knows, what it is owed.
