@@ -1,0 +1,47 @@
+# Osmium. `make demo` shows the mesh at work; `make test` proves it. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CLUSTER ?= embedded
+AREA ?=
+PRIORITY ?=
+BIN := target/debug
+export PATH := /usr/sbin:/sbin:$(PATH)
+
+.PHONY: help build demo test unit lint e2e bench test-kubernetes clean-cache
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+build: ## the three executables, into target/debug
+	cargo build --locked -p cli -p proxy -p apps -p e2e
+
+demo: ## the mesh at work, told line by line (CLUSTER=embedded|kubernetes)
+	@scripts/deps demo
+	@$(MAKE) --no-print-directory build
+	@scripts/on-cluster $(CLUSTER) $(BIN)/osm demo egress
+
+test: ## everything on the embedded cluster: lint, units, demo, scenarios
+	@scripts/deps test
+	@$(MAKE) --no-print-directory lint unit
+	@$(MAKE) --no-print-directory demo
+	@$(MAKE) --no-print-directory e2e
+
+unit: ## the tests beside the code, and those of one crate at a time
+	cargo test --locked --workspace
+
+lint: ## format, clippy, licences and duplicate crates, docs build
+	@scripts/lint
+
+e2e: ## acceptance scenarios: AREA=EGR,ACL PRIORITY=P0 CLUSTER=embedded|kubernetes
+	@scripts/deps test
+	@$(MAKE) --no-print-directory build
+	@scripts/on-cluster $(CLUSTER) $(BIN)/e2e --area "$(AREA)" --priority "$(PRIORITY)" --report target/e2e/report.json
+
+bench: ## measurements against a peer in the same run, into target/bench
+	@scripts/deps bench
+	@scripts/bench
+
+test-kubernetes: ## the same demo and scenarios on a real single-node Kubernetes, and the API parity table
+	@scripts/deps kubernetes
+	@$(MAKE) --no-print-directory build
+	@kubernetes/test
