@@ -1,0 +1,288 @@
+//! Whom a TLS end trusts: swappable roots and the verifiers of both directions.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore,
+    SignatureScheme,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::Error;
+use crate::identity::uri_name;
+
+/// The provider of cryptography used by this crate.
+pub fn provider() -> Arc<CryptoProvider> {
+    CryptoProvider::get_default()
+        .cloned()
+        .unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()))
+}
+
+/// Reads all certificates of a PEM bundle.
+pub fn parse_certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| Error::Certificate(e.to_string()))
+}
+
+/// Trusted roots that can be replaced while verifiers use them.
+pub struct TrustStore {
+    trusted: RwLock<Trusted>,
+}
+
+#[derive(Clone)]
+struct Trusted {
+    roots: Arc<RootCertStore>,
+    /// rustls' own client verifier over the same roots.
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+/// Server side: the peer must (or may) show a certificate that a trusted root signed.
+/// Who it is, is read afterwards with [`crate::peer_identity`].
+pub struct ClientVerifier {
+    store: Arc<TrustStore>,
+    mandatory: bool,
+}
+
+/// Client side: the server's chain must end in a trusted root and its name be one we expect.
+pub struct ServerVerifier {
+    store: Arc<TrustStore>,
+    expected: Expected,
+    provider: Arc<CryptoProvider>,
+}
+
+#[derive(Debug)]
+enum Expected {
+    /// The one URI name must be among these. An empty list refuses everybody.
+    Uris(Vec<String>),
+    /// A DNS name must match.
+    Dns(ServerName<'static>),
+}
+
+// === impl TrustStore ===
+
+impl TrustStore {
+    /// Trusts the certificates of the bundle.
+    pub fn from_pem(pem: &str) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Self {
+            trusted: RwLock::new(trusted(pem)?),
+        }))
+    }
+
+    /// Replaces the roots; handshakes that start from now on use them.
+    pub fn replace(&self, pem: &str) -> Result<(), Error> {
+        let new = trusted(pem)?;
+        *self.trusted.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    /// The roots as rustls wants them.
+    pub fn roots(&self) -> Arc<RootCertStore> {
+        self.current().roots
+    }
+
+    fn current(&self) -> Trusted {
+        self.trusted
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+fn trusted(pem: &str) -> Result<Trusted, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in parse_certificates(pem)? {
+        roots.add(certificate)?;
+    }
+    if roots.is_empty() {
+        return Err(Error::Certificate(
+            "the trust bundle holds no certificate".into(),
+        ));
+    }
+    let roots = Arc::new(roots);
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
+        .clear_root_hint_subjects()
+        .build()
+        .map_err(|e| Error::Certificate(e.to_string()))?;
+    Ok(Trusted { roots, clients })
+}
+
+// === impl ClientVerifier ===
+
+impl ClientVerifier {
+    /// A client certificate is required.
+    pub fn required(store: Arc<TrustStore>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            mandatory: true,
+        })
+    }
+
+    /// A client certificate is asked for; if there is one it must be good.
+    pub fn optional(store: Arc<TrustStore>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            mandatory: false,
+        })
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Hints would have to outlive a replacement of the roots, and tell strangers who we trust.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, TlsError> {
+        self.store
+            .current()
+            .clients
+            .verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.store
+            .current()
+            .clients
+            .verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.store
+            .current()
+            .clients
+            .verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.store.current().clients.supported_verify_schemes()
+    }
+}
+
+impl fmt::Debug for ClientVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientVerifier")
+            .field("mandatory", &self.mandatory)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl ServerVerifier ===
+
+impl ServerVerifier {
+    /// Expects the server's one URI name to be among `allowed`; an empty list refuses everybody.
+    pub fn uris(store: Arc<TrustStore>, allowed: Vec<String>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            expected: Expected::Uris(allowed),
+            provider: provider(),
+        })
+    }
+
+    /// Expects a DNS name.
+    pub fn dns(store: Arc<TrustStore>, name: &str) -> Result<Arc<Self>, Error> {
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|_| Error::Certificate(format!("{name:?} is not a DNS name")))?;
+        Ok(Arc::new(Self {
+            store,
+            expected: Expected::Dns(name),
+            provider: provider(),
+        }))
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let roots = self.store.roots();
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)?;
+        match &self.expected {
+            Expected::Dns(name) => verify_server_name(&parsed, name)?,
+            Expected::Uris(allowed) => {
+                let uri = uri_name(end_entity).map_err(|e| TlsError::General(e.to_string()))?;
+                if !allowed.contains(&uri) {
+                    return Err(TlsError::InvalidCertificate(
+                        CertificateError::NotValidForName,
+                    ));
+                }
+            }
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+impl fmt::Debug for ServerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerVerifier")
+            .field("expected", &self.expected)
+            .finish_non_exhaustive()
+    }
+}
