@@ -1,1 +1,11 @@
 //! The embedded cluster's node: pods as processes in network namespaces, volumes, probes, logs, cluster DNS, Service balancing
+//!
+//! It plays the kubelet, kube-proxy and the cluster DNS against any API server, and [`local`] is the launcher
+//! (`osm local …`) that puts API server, controllers and node into private namespaces. It must know nothing of meshes.
+
+pub mod config;
+pub mod local;
+mod node;
+
+pub use config::NodeConfig;
+pub use node::Node;
