@@ -1,1 +1,30 @@
-//! The mesh as pure values (services, identities, authorizations) and its compilation into one proxy's configuration; knows neither Kubernetes nor protobuf
+//! The mesh as pure values, and its compilation into one proxy's configuration.
+//!
+//! Services, workloads and policies go in ([`MeshParts`]), a [`Mesh`] answers what the proxy of one
+//! [`Workload`] has to do ([`ProxyConfig`]). No clock, no I/O, no async; it knows neither Kubernetes
+//! nor protobuf. API families (SMI, OSM policies, later others) produce these values; after this crate
+//! nobody knows where a rule came from, except by its [`Provenance`].
+//!
+//! Everything fails closed: what no value grants is not configured.
+
+mod compile;
+mod config;
+mod identity;
+mod mesh;
+mod policy;
+mod provenance;
+mod service;
+
+pub use config::{
+    Access, Cluster, ClusterKind, Connect, Forward, Inbound, InboundChain, Outbound, OutboundChain,
+    OutboundMatch, PeerTrust, ProxyConfig, Route, RouteAction, RouteMatch, RouteTable, Rule,
+    UpstreamHttp, VirtualHost, WeightedCluster,
+};
+pub use identity::{Identity, ServiceAccount};
+pub use mesh::{Mesh, MeshParts, MeshSettings, TlsParameters};
+pub use policy::{
+    Authorization, Backend, EgressPort, EgressProtocol, EgressRule, HttpGrant, HttpMatch, PortSet,
+    Split,
+};
+pub use provenance::{Problem, Provenance};
+pub use service::{CLUSTER_DOMAIN, Endpoint, Protocol, Service, ServicePort, Workload};

@@ -1,0 +1,189 @@
+//! What others may send to the application: one chain per service port that the pod stands behind.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use super::Tables;
+use crate::{
+    config::{
+        Access, Cluster, ClusterKind, Forward, Inbound, InboundChain, Route, RouteAction,
+        RouteMatch, RouteTable, UpstreamHttp, VirtualHost, WeightedCluster,
+    },
+    identity::ServiceAccount,
+    mesh::{Backing, Mesh},
+    provenance::Provenance,
+    service::{Protocol, Service, Workload, fqdn, host_names},
+};
+
+/// Virtual hosts of one target port, by full name.
+type Hosts = BTreeMap<String, Host>;
+
+struct Host {
+    domains: BTreeSet<String>,
+    cluster: Arc<str>,
+    provenance: Provenance,
+}
+
+pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> Option<Inbound> {
+    let pod = (workload.namespace.clone(), workload.name.clone());
+    let backing = mesh.backing.get(&pod)?;
+    let access = Granted::new(mesh, &workload.account);
+    let mut chains: BTreeMap<(usize, u16), InboundChain> = BTreeMap::new();
+    let mut hosts: BTreeMap<u16, Hosts> = BTreeMap::new();
+    for backing in backing {
+        let Some((service, protocol)) = port_of(mesh, backing) else {
+            continue;
+        };
+        // Two ports of a service may end at the same target port: one chain, the first's protocol.
+        let key = (backing.service, backing.target_port);
+        let chain = chains
+            .entry(key)
+            .or_insert_with(|| chain(service, protocol, backing.target_port, &access, tables));
+        add_server_name(chain, service, backing);
+        if matches!(chain.forward, Forward::Http(_)) {
+            let hosts = hosts.entry(backing.target_port).or_default();
+            add_hosts(mesh, backing, hosts);
+        }
+    }
+    for (port, hosts) in hosts {
+        tables.route(route_table(port, hosts));
+    }
+    Some(Inbound {
+        trust: format!("root-cert-for-mtls-inbound:{}", workload.account).into(),
+        chains: chains.into_values().map(Arc::new).collect(),
+    })
+}
+
+fn port_of<'m>(mesh: &'m Mesh, backing: &Backing) -> Option<(&'m Service, Protocol)> {
+    let service = &mesh.services.get(backing.service)?.service;
+    let port = service.ports.get(backing.port)?;
+    Some((service, port.protocol))
+}
+
+/// Who may use the chains of one identity.
+struct Granted {
+    tcp: Access,
+    http: Access,
+    requests: Access,
+}
+
+impl Granted {
+    fn new(mesh: &Mesh, account: &ServiceAccount) -> Self {
+        let nobody = || Access::Only(Vec::new().into());
+        let (tcp, http, requests) = if mesh.settings.permissive {
+            (Access::Everyone, Access::Everyone, Access::Everyone)
+        } else if let Some(grants) = mesh.granted_on.get(account) {
+            let only = |rules: &Arc<[_]>| Access::Only(rules.clone());
+            (only(&grants.tcp), only(&grants.http), only(&grants.requests))
+        } else {
+            (nobody(), nobody(), nobody())
+        };
+        let requests = if mesh.settings.requests_blocked { nobody() } else { requests };
+        Self { tcp, http, requests }
+    }
+}
+
+fn chain(
+    service: &Service,
+    protocol: Protocol,
+    port: u16,
+    access: &Granted,
+    tables: &mut Tables,
+) -> InboundChain {
+    let local = tables.cluster(Arc::new(local_cluster(service, protocol, port)));
+    let (forward, connections) = if protocol.is_http() {
+        (Forward::Http(table_name(port)), access.http.clone())
+    } else {
+        (Forward::Tcp(WeightedCluster::all(local)), access.tcp.clone())
+    };
+    InboundChain {
+        name: format!("inbound_{}_{port}_{}", service.key(), protocol.as_str()).into(),
+        port,
+        server_names: vec![service.fqdn().into()],
+        forward,
+        connections,
+        requests: access.requests.clone(),
+        provenance: Provenance::new("Service", &service.namespace, &service.name),
+    }
+}
+
+/// A pod below a headless service is also asked for by its own name.
+fn add_server_name(chain: &mut InboundChain, service: &Service, backing: &Backing) {
+    if let Some(hostname) = &backing.hostname {
+        let name = fqdn(&format!("{hostname}.{}", service.name), &service.namespace);
+        if !chain.server_names.iter().any(|known| **known == *name) {
+            chain.server_names.push(name.into());
+        }
+    }
+}
+
+fn local_name(service: &Service, port: u16) -> Arc<str> {
+    format!("{}|{port}|local", service.key()).into()
+}
+
+/// Always loopback: in `PodIP` mode the pod's own interception rules turn it to the pod's address.
+fn local_cluster(service: &Service, protocol: Protocol, port: u16) -> Cluster {
+    Cluster {
+        name: local_name(service, port),
+        kind: ClusterKind::Local(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        http: match protocol {
+            Protocol::Grpc => UpstreamHttp::Http2,
+            Protocol::Http => UpstreamHttp::AsDownstream,
+            Protocol::Tcp | Protocol::TcpServerFirst => UpstreamHttp::Opaque,
+        },
+    }
+}
+
+fn table_name(port: u16) -> Arc<str> {
+    format!("rds-inbound.{port}").into()
+}
+
+fn add_hosts(mesh: &Mesh, backing: &Backing, hosts: &mut Hosts) {
+    let Some(service) = mesh.services.get(backing.service).map(|entry| &entry.service) else {
+        return;
+    };
+    let Some(port) = service.ports.get(backing.port).map(|port| port.port) else {
+        return;
+    };
+    let mut add = |name: &str, provenance: Provenance| {
+        let full_name = fqdn(name, &service.namespace);
+        let host = hosts.entry(full_name).or_insert_with(|| Host {
+            domains: BTreeSet::new(),
+            cluster: local_name(service, backing.target_port),
+            provenance,
+        });
+        host.domains.extend(host_names(name, &service.namespace, port, true));
+    };
+    let provenance = Provenance::new("Service", &service.namespace, &service.name);
+    add(&service.name, provenance.clone());
+    if let Some(hostname) = &backing.hostname {
+        add(&format!("{hostname}.{}", service.name), provenance);
+    }
+    // Requests that a split sends here still carry the apex's name.
+    let key = (service.namespace.clone(), service.name.clone());
+    for split in mesh.splits_on.get(&key).into_iter().flatten() {
+        add(&split.apex, split.provenance.clone());
+    }
+}
+
+fn route_table(port: u16, hosts: Hosts) -> RouteTable {
+    let hosts = hosts.into_iter().map(|(full_name, host)| {
+        Arc::new(VirtualHost {
+            name: format!("inbound_virtual-host|{full_name}").into(),
+            domains: host.domains.into_iter().collect(),
+            routes: vec![Route {
+                matches: RouteMatch::Any,
+                action: RouteAction::Forward(WeightedCluster::all(host.cluster)),
+                provenance: host.provenance,
+            }],
+        })
+    });
+    RouteTable {
+        name: table_name(port),
+        hosts: hosts.collect(),
+        inbound: true,
+    }
+}

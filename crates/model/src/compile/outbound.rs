@@ -1,0 +1,470 @@
+//! What the application may dial: services of the mesh, and egress.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use super::{Tables, egress};
+use crate::{
+    config::{
+        Cluster, ClusterKind, Connect, Forward, Outbound, OutboundChain, OutboundMatch, PeerTrust,
+        Route, RouteAction, RouteMatch, RouteTable, UpstreamHttp, VirtualHost, WeightedCluster,
+    },
+    identity::ServiceAccount,
+    mesh::{Mesh, ServiceEntry},
+    policy::{Authorization, Split},
+    provenance::Provenance,
+    service::{Endpoint, Protocol, Service, ServicePort, Workload, fqdn, host_names},
+};
+
+/// Name of the cluster that leads wherever the application dialled.
+const PASSTHROUGH: &str = "passthrough-outbound";
+
+pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> Option<Outbound> {
+    let granted;
+    let parts = if mesh.settings.permissive {
+        mesh.everything
+            .get_or_init(|| OutboundParts::new(mesh, &Reach::Everything))
+    } else {
+        let reach = Reach::of(mesh, &workload.account);
+        granted = OutboundParts::new(mesh, &reach);
+        &granted
+    };
+    let mut outbound = Outbound {
+        chains: parts.chains.clone(),
+        passthrough: mesh.settings.egress_passthrough,
+        server_first: parts.server_first.clone(),
+    };
+    for (port, hosts) in &parts.hosts {
+        tables.route(route_table(*port, hosts, &workload.namespace));
+    }
+    tables.clusters.extend(parts.clusters.clone());
+    tables.trust.extend(parts.trust.clone());
+    if outbound.passthrough {
+        tables.cluster(Arc::new(Cluster {
+            name: PASSTHROUGH.into(),
+            kind: ClusterKind::OriginalDestination,
+            http: UpstreamHttp::Opaque,
+        }));
+    } else {
+        egress::compile(mesh, workload, &parts.taken, &mut outbound, tables);
+    }
+    let idle = outbound.chains.is_empty() && !outbound.passthrough;
+    (!idle).then_some(outbound)
+}
+
+fn route_table(port: u16, hosts: &[Host], namespace: &str) -> RouteTable {
+    let hosts = hosts.iter().map(|host| {
+        let near = &*host.namespace == namespace;
+        if near { host.near.clone() } else { host.far.clone() }
+    });
+    RouteTable {
+        name: table_name(port),
+        hosts: hosts.collect(),
+        inbound: false,
+    }
+}
+
+fn table_name(port: u16) -> Arc<str> {
+    format!("rds-outbound.{port}").into()
+}
+
+/// Which endpoints a client may reach.
+pub(super) enum Reach<'m> {
+    /// All (permissive mode).
+    Everything,
+    /// Those of identities that some policy opens to the client.
+    Granted(HashMap<&'m ServiceAccount, Vec<&'m Authorization>>),
+}
+
+impl<'m> Reach<'m> {
+    fn of(mesh: &'m Mesh, client: &ServiceAccount) -> Self {
+        let mut granted: HashMap<_, Vec<_>> = HashMap::new();
+        for authorization in mesh.granted_to.get(client).into_iter().flatten() {
+            let authorization: &Authorization = authorization;
+            granted
+                .entry(&authorization.destination)
+                .or_default()
+                .push(authorization);
+        }
+        Self::Granted(granted)
+    }
+
+    fn admits(&self, endpoint: &Endpoint, protocol: Protocol) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Granted(granted) => granted.get(&endpoint.account).is_some_and(|grants| {
+                let port = endpoint.address.port();
+                grants.iter().any(|grant| grant.admits(protocol.is_http(), port))
+            }),
+        }
+    }
+
+    /// Indices of services worth a look, in order.
+    fn candidates(&self, mesh: &Mesh) -> BTreeSet<usize> {
+        let Self::Granted(granted) = self else {
+            return (0..mesh.services.len()).collect();
+        };
+        let backed = granted.keys().filter_map(|account| mesh.backed_by.get(*account));
+        let mut candidates: BTreeSet<usize> = backed.flatten().copied().collect();
+        // An apex need not have endpoints of its own.
+        let apexes: Vec<usize> = candidates
+            .iter()
+            .filter_map(|index| mesh.services.get(*index))
+            .filter_map(|entry| mesh.splits_on.get(&entry.key()))
+            .flatten()
+            .filter_map(|split| {
+                let apex = (split.namespace.clone(), split.apex.clone());
+                mesh.service_index.get(&apex).copied()
+            })
+            .collect();
+        candidates.extend(apexes);
+        candidates
+    }
+}
+
+/// Outbound configuration towards services, without what depends on the client's own namespace.
+#[derive(Debug, Default)]
+pub(crate) struct OutboundParts {
+    chains: Vec<Arc<OutboundChain>>,
+    hosts: BTreeMap<u16, Vec<Host>>,
+    clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
+    trust: BTreeMap<Arc<str>, Arc<PeerTrust>>,
+    server_first: BTreeSet<u16>,
+    /// Destinations that chains match already: the same match twice is an error to Envoy.
+    taken: HashSet<(u16, IpNet)>,
+}
+
+/// A virtual host in two forms: for clients of its namespace, which may use the bare name, and others.
+#[derive(Debug)]
+struct Host {
+    namespace: Arc<str>,
+    near: Arc<VirtualHost>,
+    far: Arc<VirtualHost>,
+}
+
+/// A service port that the client may reach.
+struct Target<'m> {
+    cluster: Arc<str>,
+    endpoints: Vec<&'m Endpoint>,
+}
+
+type Targets<'m> = HashMap<(usize, u16), Target<'m>>;
+
+impl OutboundParts {
+    pub(super) fn new(mesh: &Mesh, reach: &Reach<'_>) -> Self {
+        let mut parts = Self::default();
+        let candidates = reach.candidates(mesh);
+        let mut targets = Targets::new();
+        for &index in &candidates {
+            if let Some(entry) = mesh.services.get(index) {
+                parts.add_targets(mesh, index, entry, reach, &mut targets);
+            }
+        }
+        for &index in &candidates {
+            let Some(entry) = mesh.services.get(index) else {
+                continue;
+            };
+            for port in &entry.service.ports {
+                let target = targets.get(&(index, port.port));
+                let splits = mesh.splits_of.get(&entry.key());
+                let splits = splits.map(Vec::as_slice).unwrap_or_default();
+                let choice = Choice::new(mesh, &targets, target, splits, entry, port);
+                if target.is_some() || choice.splits {
+                    parts.add_port(&entry.service, port, target, &choice);
+                }
+            }
+        }
+        parts
+    }
+
+    fn add_targets<'m>(
+        &mut self,
+        mesh: &Mesh,
+        index: usize,
+        entry: &'m ServiceEntry,
+        reach: &Reach<'_>,
+        targets: &mut Targets<'m>,
+    ) {
+        let service = &entry.service;
+        let trust: Arc<str> = format!("root-cert-for-mtls-outbound:{}", service.key()).into();
+        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut any = false;
+        for (port, cluster) in service.ports.iter().zip(&entry.clusters) {
+            let admitted = port.endpoints.iter();
+            let admitted = admitted.filter(|e| reach.admits(e, port.protocol));
+            let endpoints: Vec<&Endpoint> = admitted.collect();
+            if endpoints.is_empty() && matches!(reach, Reach::Granted(_)) {
+                continue;
+            }
+            any = true;
+            let accounts: BTreeSet<&ServiceAccount> = endpoints.iter().map(|e| &e.account).collect();
+            let domain = &mesh.settings.trust_domain;
+            names.extend(accounts.into_iter().map(|account| account.spiffe(domain).into()));
+            let built = mesh_cluster(cluster, service.fqdn(), &trust, port.protocol, &endpoints);
+            self.clusters.insert(cluster.clone(), Arc::new(built));
+            let target = Target {
+                cluster: cluster.clone(),
+                endpoints,
+            };
+            targets.insert((index, port.port), target);
+        }
+        if any {
+            let names = names.into_iter().collect();
+            let value = PeerTrust { name: trust.clone(), names };
+            self.trust.insert(trust, Arc::new(value));
+        }
+    }
+
+    fn add_port(
+        &mut self,
+        service: &Service,
+        port: &ServicePort,
+        target: Option<&Target<'_>>,
+        choice: &Choice,
+    ) {
+        if port.protocol == Protocol::TcpServerFirst {
+            self.server_first.insert(port.port);
+        }
+        let endpoints = target.map(|target| target.endpoints.as_slice()).unwrap_or_default();
+        if port.protocol.is_http() {
+            let addresses = addresses(service, endpoints);
+            let forward = Forward::Http(table_name(port.port));
+            self.add_host(service, &service.name, port.port, &choice.routes);
+            self.add_chain(service, &service.name, port, addresses, forward, choice);
+            for (hostname, endpoints) in by_hostname(service, endpoints) {
+                let name = format!("{hostname}.{}", service.name);
+                let cluster = self.add_pod_cluster(service, &name, port, &endpoints);
+                let action = RouteAction::Forward(WeightedCluster::all(cluster));
+                let routes = vec![route(RouteMatch::Any, action, &choice.provenance)];
+                self.add_host(service, &name, port.port, &routes);
+            }
+            return;
+        }
+        // Opaque connections to a pod of a headless service must reach that very pod.
+        for (hostname, endpoints) in by_hostname(service, endpoints) {
+            let name = format!("{hostname}.{}", service.name);
+            let cluster = self.add_pod_cluster(service, &name, port, &endpoints);
+            let forward = Forward::Tcp(WeightedCluster::all(cluster));
+            let addresses = addresses(service, &endpoints);
+            self.add_chain(service, &name, port, addresses, forward, choice);
+        }
+        if !choice.connections.is_empty() {
+            let forward = Forward::Tcp(choice.connections.clone());
+            let addresses = addresses(service, endpoints);
+            self.add_chain(service, &service.name, port, addresses, forward, choice);
+        }
+    }
+
+    fn add_pod_cluster(
+        &mut self,
+        service: &Service,
+        name: &str,
+        port: &ServicePort,
+        endpoints: &[&Endpoint],
+    ) -> Arc<str> {
+        let target_ports = endpoints.iter().map(|e| e.address.port());
+        let target_port = target_ports.min().unwrap_or(port.target_port);
+        let cluster: Arc<str> = format!("{}/{name}|{target_port}", service.namespace).into();
+        let trust: Arc<str> = format!("root-cert-for-mtls-outbound:{}", service.key()).into();
+        let server_name = fqdn(name, &service.namespace);
+        let built = mesh_cluster(&cluster, server_name, &trust, port.protocol, endpoints);
+        self.clusters.insert(cluster.clone(), Arc::new(built));
+        cluster
+    }
+
+    fn add_host(&mut self, service: &Service, name: &str, port: u16, routes: &[Route]) {
+        let host = |short| {
+            Arc::new(VirtualHost {
+                name: format!("outbound_virtual-host|{}", fqdn(name, &service.namespace)).into(),
+                domains: host_names(name, &service.namespace, port, short),
+                routes: routes.to_vec(),
+            })
+        };
+        self.hosts.entry(port).or_default().push(Host {
+            namespace: service.namespace.clone(),
+            near: host(true),
+            far: host(false),
+        });
+    }
+
+    /// Adds a chain for those of the addresses that no chain has taken.
+    fn add_chain(
+        &mut self,
+        service: &Service,
+        name: &str,
+        port: &ServicePort,
+        mut addresses: Vec<IpNet>,
+        forward: Forward,
+        choice: &Choice,
+    ) {
+        addresses.retain(|address| self.taken.insert((port.port, *address)));
+        if addresses.is_empty() {
+            return;
+        }
+        let (namespace, protocol) = (&service.namespace, port.protocol.as_str());
+        self.chains.push(Arc::new(OutboundChain {
+            name: format!("outbound_{namespace}/{name}_{}_{protocol}", port.port).into(),
+            matches: OutboundMatch {
+                port: port.port,
+                addresses,
+                connect: Connect::Any,
+            },
+            forward,
+            provenance: choice.provenance.clone(),
+        }));
+    }
+}
+
+fn mesh_cluster(
+    name: &Arc<str>,
+    server_name: String,
+    trust: &Arc<str>,
+    protocol: Protocol,
+    endpoints: &[&Endpoint],
+) -> Cluster {
+    let ready = endpoints.iter().filter(|endpoint| endpoint.ready);
+    let addresses: BTreeSet<_> = ready.map(|endpoint| endpoint.address).collect();
+    Cluster {
+        name: name.clone(),
+        kind: ClusterKind::Mesh {
+            server_name: server_name.into(),
+            trust: trust.clone(),
+            endpoints: addresses.into_iter().collect(),
+        },
+        http: match protocol {
+            Protocol::Grpc => UpstreamHttp::Http2,
+            // The application's version of HTTP is kept end to end: nobody knows what the server can.
+            Protocol::Http => UpstreamHttp::AsDownstream,
+            Protocol::Tcp | Protocol::TcpServerFirst => UpstreamHttp::Opaque,
+        },
+    }
+}
+
+/// Addresses that clients dial: the ClusterIPs, or a headless service's endpoints.
+fn addresses(service: &Service, endpoints: &[&Endpoint]) -> Vec<IpNet> {
+    let addresses: BTreeSet<IpAddr> = if service.headless {
+        endpoints.iter().map(|endpoint| endpoint.address.ip()).collect()
+    } else {
+        service.cluster_ips.iter().copied().collect()
+    };
+    addresses.into_iter().map(IpNet::from).collect()
+}
+
+/// Endpoints of a headless service that have names of their own.
+fn by_hostname<'m>(
+    service: &Service,
+    endpoints: &[&'m Endpoint],
+) -> BTreeMap<&'m str, Vec<&'m Endpoint>> {
+    let mut named: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
+    for &endpoint in endpoints.iter().filter(|_| service.headless) {
+        if let Some(hostname) = &endpoint.hostname {
+            named.entry(hostname).or_default().push(endpoint);
+        }
+    }
+    named
+}
+
+/// Where the traffic of one service port goes after splits are applied.
+struct Choice {
+    routes: Vec<Route>,
+    /// For opaque ports; empty = nowhere.
+    connections: Vec<WeightedCluster>,
+    /// Whether some split can serve the port.
+    splits: bool,
+    provenance: Provenance,
+}
+
+impl Choice {
+    fn new(
+        mesh: &Mesh,
+        targets: &Targets<'_>,
+        target: Option<&Target<'_>>,
+        splits: &[Arc<Split>],
+        entry: &ServiceEntry,
+        port: &ServicePort,
+    ) -> Self {
+        let service = &entry.service;
+        let mut provenance = Provenance::new("Service", &service.namespace, &service.name);
+        let own = target.map(|target| WeightedCluster::all(target.cluster.clone()));
+        let mut connections = own.unwrap_or_default();
+        let mut routes = Vec::new();
+        let mut usable = false;
+        for split in splits {
+            let Some(matches) = &split.matches else {
+                continue;
+            };
+            let backends = backends(mesh, targets, split, port);
+            usable |= !backends.is_empty();
+            for condition in matches {
+                let matches = RouteMatch::Http(condition.clone());
+                routes.push(route(matches, forward(backends.clone()), &split.provenance));
+            }
+        }
+        // Requests that no conditional split takes go to the root service, as SMI says.
+        if let Some(split) = splits.iter().find(|split| split.matches.is_none()) {
+            connections = backends(mesh, targets, split, port);
+            usable |= !connections.is_empty();
+            provenance = split.provenance.clone();
+        }
+        routes.push(route(RouteMatch::Any, forward(connections.clone()), &provenance));
+        Self {
+            routes,
+            connections,
+            splits: usable,
+            provenance,
+        }
+    }
+}
+
+/// The backends of a split that can take traffic on `port`: reachable, with that port, and a weight.
+fn backends(
+    mesh: &Mesh,
+    targets: &Targets<'_>,
+    split: &Split,
+    port: &ServicePort,
+) -> Vec<WeightedCluster> {
+    let mut backends = Vec::new();
+    for backend in split.backends.iter().filter(|backend| backend.weight > 0) {
+        let key = (split.namespace.clone(), backend.service.clone());
+        let Some(&index) = mesh.service_index.get(&key) else {
+            continue;
+        };
+        let service = mesh.services.get(index).map(|entry| &entry.service);
+        let own_port = service.and_then(|service| service.port(port.port));
+        let speaks = own_port.is_some_and(|own| own.protocol.is_http() == port.protocol.is_http());
+        if let Some(target) = targets.get(&(index, port.port)).filter(|_| speaks) {
+            backends.push(WeightedCluster {
+                name: target.cluster.clone(),
+                weight: backend.weight,
+            });
+        }
+    }
+    backends
+}
+
+fn forward(clusters: Vec<WeightedCluster>) -> RouteAction {
+    if clusters.is_empty() {
+        RouteAction::Respond(503)
+    } else {
+        RouteAction::Forward(clusters)
+    }
+}
+
+fn route(matches: RouteMatch, action: RouteAction, provenance: &Provenance) -> Route {
+    Route {
+        matches,
+        action,
+        provenance: provenance.clone(),
+    }
+}
+
+impl ServiceEntry {
+    fn key(&self) -> crate::mesh::Key {
+        (self.service.namespace.clone(), self.service.name.clone())
+    }
+}

@@ -1,0 +1,272 @@
+//! The configuration of one proxy: what [`crate::Mesh::compile`] yields and the xDS layer writes down.
+
+use std::{collections::BTreeMap, collections::BTreeSet, net::SocketAddr, sync::Arc};
+
+use ipnet::IpNet;
+
+use crate::{
+    identity::Identity,
+    mesh::TlsParameters,
+    policy::{HttpMatch, PortSet},
+    provenance::Provenance,
+};
+
+/// Everything one proxy needs. Parts that do not depend on the proxy are shared between configurations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// Whose proxy it is.
+    pub identity: Identity,
+    /// TLS inside the mesh.
+    pub tls: TlsParameters,
+    /// What the application may dial; `None` = nothing, the port is not even open.
+    pub outbound: Option<Outbound>,
+    /// What others may send to the application; `None` = nothing, the port is not even open.
+    pub inbound: Option<Inbound>,
+    /// Whether metrics are served to Prometheus.
+    pub scraped: bool,
+    /// Route tables by name.
+    pub routes: BTreeMap<Arc<str>, Arc<RouteTable>>,
+    /// Clusters by name.
+    pub clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
+    /// Which server identities are accepted, by the name of the secret that says so.
+    pub trust: BTreeMap<Arc<str>, Arc<PeerTrust>>,
+}
+
+/// The outbound listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// Chains; no two match the same connection equally well.
+    pub chains: Vec<Arc<OutboundChain>>,
+    /// Whether what no chain matches goes to its original destination.
+    pub passthrough: bool,
+    /// Destination ports on which nothing may wait for the client's first bytes.
+    pub server_first: BTreeSet<u16>,
+}
+
+/// One kind of outbound connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboundChain {
+    /// Name.
+    pub name: Arc<str>,
+    /// Which connections.
+    pub matches: OutboundMatch,
+    /// Where they go.
+    pub forward: Forward,
+    /// Why the chain exists.
+    pub provenance: Provenance,
+}
+
+/// Which outbound connections a chain takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboundMatch {
+    /// Original destination port.
+    pub port: u16,
+    /// Original destination addresses; empty = any.
+    pub addresses: Vec<IpNet>,
+    /// What the first bytes must show.
+    pub connect: Connect,
+}
+
+/// What the first bytes of a connection must show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Connect {
+    /// Anything.
+    Any,
+    /// Clear-text HTTP.
+    Http,
+    /// TLS with one of these server names; empty = any name or none.
+    Tls(Vec<Arc<str>>),
+}
+
+/// Where the bytes of a chain go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// Requests are routed by the table of this name.
+    Http(Arc<str>),
+    /// The connection goes to one of these clusters.
+    Tcp(Vec<WeightedCluster>),
+}
+
+/// A cluster and its share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightedCluster {
+    /// Name of the cluster.
+    pub name: Arc<str>,
+    /// Share relative to the sum; at least 1.
+    pub weight: u32,
+}
+
+/// The inbound listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// Name of the secret with the roots that clients' certificates are verified against.
+    pub trust: Arc<str>,
+    /// Chains; what none matches is closed.
+    pub chains: Vec<Arc<InboundChain>>,
+}
+
+/// One service port of this pod. Mutual TLS is always required.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundChain {
+    /// Name.
+    pub name: Arc<str>,
+    /// Original destination port: the application's.
+    pub port: u16,
+    /// Server names by which clients ask for it.
+    pub server_names: Vec<Arc<str>>,
+    /// Where it goes.
+    pub forward: Forward,
+    /// Who may open a connection.
+    pub connections: Access,
+    /// Who may make which request (HTTP chains).
+    pub requests: Access,
+    /// Why the chain exists.
+    pub provenance: Provenance,
+}
+
+/// Who is let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Every verified identity of the mesh (permissive mode).
+    Everyone,
+    /// Whoever one of these rules names; no rule = nobody.
+    Only(Arc<[Rule]>),
+}
+
+/// One grant of an [`Access`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Unique name within its list: where the grant was made.
+    pub name: Arc<str>,
+    /// SPIFFE names of the clients; never empty.
+    pub principals: Vec<Arc<str>>,
+    /// Original destination ports.
+    pub ports: PortSet,
+    /// Requests; `None` = not looked at.
+    pub http: Option<HttpMatch>,
+}
+
+/// Virtual hosts of one port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteTable {
+    /// Name.
+    pub name: Arc<str>,
+    /// Hosts; no domain occurs twice.
+    pub hosts: Vec<Arc<VirtualHost>>,
+    /// Whether it serves requests of other proxies (inbound) or of the application.
+    pub inbound: bool,
+}
+
+/// Host names with common routes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualHost {
+    /// Name.
+    pub name: Arc<str>,
+    /// Values of the Host header.
+    pub domains: Vec<String>,
+    /// The first matching route is taken; no match = 404.
+    pub routes: Vec<Route>,
+}
+
+/// Requests and what becomes of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Which requests.
+    pub matches: RouteMatch,
+    /// What becomes of them.
+    pub action: RouteAction,
+    /// Why.
+    pub provenance: Provenance,
+}
+
+/// Which requests a route takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteMatch {
+    /// All.
+    Any,
+    /// Those that meet the conditions.
+    Http(HttpMatch),
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteAction {
+    /// It goes to one of these clusters; never empty.
+    Forward(Vec<WeightedCluster>),
+    /// It is answered with this status.
+    Respond(u16),
+}
+
+/// A group of destinations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Name.
+    pub name: Arc<str>,
+    /// What is behind it.
+    pub kind: ClusterKind,
+    /// HTTP version spoken to it.
+    pub http: UpstreamHttp,
+}
+
+/// What is behind a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterKind {
+    /// Pods of the mesh, over mutual TLS.
+    Mesh {
+        /// Server name of the handshake.
+        server_name: Arc<str>,
+        /// Name of the [`PeerTrust`].
+        trust: Arc<str>,
+        /// Ready pods.
+        endpoints: Vec<SocketAddr>,
+    },
+    /// The application beside the proxy.
+    Local(SocketAddr),
+    /// A host name outside the mesh, resolved by the proxy.
+    Dns {
+        /// Host name.
+        host: Arc<str>,
+        /// Port.
+        port: u16,
+    },
+    /// Wherever the application dialled.
+    OriginalDestination,
+}
+
+/// HTTP version spoken to a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamHttp {
+    /// None: opaque bytes.
+    Opaque,
+    /// HTTP/2, always.
+    Http2,
+    /// As the request came in.
+    AsDownstream,
+}
+
+/// Identities accepted from servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerTrust {
+    /// Name of the secret.
+    pub name: Arc<str>,
+    /// SPIFFE names, one of which the server must prove. Empty = no server is acceptable.
+    pub names: Vec<Arc<str>>,
+}
+
+// === impl ProxyConfig ===
+
+impl ProxyConfig {
+    /// Name of the secret with the proxy's own key and certificate.
+    pub fn own_certificate(&self) -> String {
+        format!("service-cert:{}", self.identity.account)
+    }
+}
+
+// === impl WeightedCluster ===
+
+impl WeightedCluster {
+    /// The whole traffic to one cluster.
+    pub fn all(name: Arc<str>) -> Vec<Self> {
+        vec![Self { name, weight: 1 }]
+    }
+}
