@@ -23,7 +23,9 @@ pub enum Backend {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The image has no program that can load rules.
-    #[error("cannot intercept traffic: found neither nft nor iptables-restore with ip6tables-restore in PATH; the image needs one of them")]
+    #[error(
+        "cannot intercept traffic: found neither nft nor iptables-restore with ip6tables-restore in PATH; the image needs one of them"
+    )]
     NoProgram,
     /// The program asked for is not in the image.
     #[error("cannot intercept traffic: {0} is not in PATH")]
@@ -37,7 +39,9 @@ pub enum ApplyError {
         output: String,
     },
     /// The kernel lacks something that the rules need.
-    #[error("cannot intercept traffic: the kernel does not support a needed feature ({program}: {output})")]
+    #[error(
+        "cannot intercept traffic: the kernel does not support a needed feature ({program}: {output})"
+    )]
     Unsupported {
         /// The program that was refused.
         program: &'static str,
@@ -53,7 +57,9 @@ pub enum ApplyError {
         output: String,
     },
     /// PodIP mode without an address to send to.
-    #[error("cannot intercept traffic: local proxy mode PodIP needs the pod's address, in POD_IP or --pod-ip")]
+    #[error(
+        "cannot intercept traffic: local proxy mode PodIP needs the pod's address, in POD_IP or --pod-ip"
+    )]
     NoPodIp,
 }
 
@@ -68,14 +74,18 @@ pub fn apply(options: &Options) -> Result<Backend, ApplyError> {
         BackendChoice::Auto => match with_nft(options) {
             // Old kernels have no NAT in tables of family inet, but the same in x_tables. nft's script is all or
             // nothing, so the two are never mixed.
-            Err(ApplyError::NoSuchProgram(_)) => with_iptables(options).map_err(|error| match error {
-                ApplyError::NoSuchProgram(_) => ApplyError::NoProgram,
-                other => other,
-            }),
-            Err(unsupported @ ApplyError::Unsupported { .. }) => with_iptables(options).map_err(|error| match error {
-                ApplyError::NoSuchProgram(_) => unsupported,
-                other => other,
-            }),
+            Err(ApplyError::NoSuchProgram(_)) => {
+                with_iptables(options).map_err(|error| match error {
+                    ApplyError::NoSuchProgram(_) => ApplyError::NoProgram,
+                    other => other,
+                })
+            }
+            Err(unsupported @ ApplyError::Unsupported { .. }) => {
+                with_iptables(options).map_err(|error| match error {
+                    ApplyError::NoSuchProgram(_) => unsupported,
+                    other => other,
+                })
+            }
             other => other,
         },
     }
@@ -91,7 +101,11 @@ fn with_iptables(options: &Options) -> Result<Backend, ApplyError> {
     match restore("ip6tables-restore", options, Family::V6) {
         Ok(()) => Ok(Backend::Iptables),
         // Without an address nothing can be sent or received past the sidecar, so this is safe.
-        Err(ApplyError::Unsupported { .. } | ApplyError::NoSuchProgram(_)) if !has_ipv6_address() => Ok(Backend::IptablesV4Only),
+        Err(ApplyError::Unsupported { .. } | ApplyError::NoSuchProgram(_))
+            if !has_ipv6_address() =>
+        {
+            Ok(Backend::IptablesV4Only)
+        }
         Err(error) => Err(error),
     }
 }
@@ -100,7 +114,11 @@ fn restore(program: &'static str, options: &Options, family: Family) -> Result<(
     // -w: wait for another iptables (the lock is the node's with some mounts) instead of failing.
     let arguments = ["--noflush", "-w", "10"];
     // A script is one transaction: with our jumps there it replaces them, without them it fails and changes nothing.
-    match load(program, &arguments, &render(options, family, Jumps::Replace)) {
+    match load(
+        program,
+        &arguments,
+        &render(options, family, Jumps::Replace),
+    ) {
         Ok(()) => Ok(()),
         Err(missing @ ApplyError::NoSuchProgram(_)) => Err(missing),
         Err(_) => load(program, &arguments, &render(options, family, Jumps::Add)),
@@ -108,7 +126,10 @@ fn restore(program: &'static str, options: &Options, family: Family) -> Result<(
 }
 
 fn load(program: &'static str, arguments: &[&str], script: &str) -> Result<(), ApplyError> {
-    let failed = |error: std::io::Error| ApplyError::Failed { program, output: error.to_string() };
+    let failed = |error: std::io::Error| ApplyError::Failed {
+        program,
+        output: error.to_string(),
+    };
     let spawned = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
@@ -118,7 +139,9 @@ fn load(program: &'static str, arguments: &[&str], script: &str) -> Result<(), A
         .spawn();
     let mut child = match spawned {
         Ok(child) => child,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Err(ApplyError::NoSuchProgram(program)),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(ApplyError::NoSuchProgram(program));
+        }
         Err(error) => return Err(failed(error)),
     };
     if let Some(mut stdin) = child.stdin.take() {
@@ -129,17 +152,35 @@ fn load(program: &'static str, arguments: &[&str], script: &str) -> Result<(), A
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
+    let said = String::from_utf8_lossy(if output.stderr.is_empty() {
+        &output.stdout
+    } else {
+        &output.stderr
+    });
     Err(classify(program, &said, &output.status))
 }
 
 fn classify(program: &'static str, said: &str, status: &dyn fmt::Display) -> ApplyError {
-    let line = said.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    let line = said
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'));
     let output = line.map_or_else(|| status.to_string(), str::to_owned);
     let any = |needles: &[&str]| needles.iter().any(|needle| said.contains(needle));
-    if any(&["Operation not permitted", "Permission denied", "you must be root"]) {
+    if any(&[
+        "Operation not permitted",
+        "Permission denied",
+        "you must be root",
+    ]) {
         ApplyError::NotPermitted { program, output }
-    } else if any(&["not supported", "No such file or directory", "No chain/target/match", "Couldn't load", "do you need to insmod", "does not exist"]) {
+    } else if any(&[
+        "not supported",
+        "No such file or directory",
+        "No chain/target/match",
+        "Couldn't load",
+        "do you need to insmod",
+        "does not exist",
+    ]) {
         ApplyError::Unsupported { program, output }
     } else {
         ApplyError::Failed { program, output }
@@ -152,7 +193,11 @@ fn has_ipv6_address() -> bool {
         return false;
     };
     // Scope 10 is the host itself (::1).
-    addresses.lines().any(|line| line.split_whitespace().nth(3).is_some_and(|scope| scope != "10"))
+    addresses.lines().any(|line| {
+        line.split_whitespace()
+            .nth(3)
+            .is_some_and(|scope| scope != "10")
+    })
 }
 
 #[cfg(test)]
@@ -170,16 +215,25 @@ mod tests {
                 "/dev/stdin:1:1-2: Error: Could not process rule: No such file or directory\nadd table inet osm\n^^^\n",
                 "cannot intercept traffic: the kernel does not support a needed feature (nft: /dev/stdin:1:1-2: Error: Could not process rule: No such file or directory)",
             ),
-            ("syntax error\n", "cannot intercept traffic: nft failed: syntax error"),
+            (
+                "syntax error\n",
+                "cannot intercept traffic: nft failed: syntax error",
+            ),
             ("", "cannot intercept traffic: nft failed: exit status: 1"),
         ] {
-            assert_eq!(classify("nft", said, &"exit status: 1").to_string(), expected);
+            assert_eq!(
+                classify("nft", said, &"exit status: 1").to_string(),
+                expected
+            );
         }
     }
 
     #[test]
     fn pod_ip_mode_without_an_address_is_refused() {
-        let options = Options { local_proxy_mode: LocalProxyMode::PodIp, ..Options::default() };
+        let options = Options {
+            local_proxy_mode: LocalProxyMode::PodIp,
+            ..Options::default()
+        };
         assert!(matches!(apply(&options), Err(ApplyError::NoPodIp)));
     }
 }

@@ -28,16 +28,28 @@ pub(crate) enum Jumps {
 /// The script. Declaring a chain of our own empties it, so the script can be loaded any number of times.
 pub(crate) fn render(options: &Options, family: Family, jumps: Jumps) -> String {
     let mut script = String::from("*nat\n");
-    for chain in ["OSM_PROXY_INBOUND", "OSM_PROXY_IN_REDIRECT", "OSM_PROXY_OUTBOUND", "OSM_PROXY_OUT_REDIRECT"] {
+    for chain in [
+        "OSM_PROXY_INBOUND",
+        "OSM_PROXY_IN_REDIRECT",
+        "OSM_PROXY_OUTBOUND",
+        "OSM_PROXY_OUT_REDIRECT",
+    ] {
         let _ = writeln!(script, ":{chain} - [0:0]");
     }
     let mut rules = Vec::new();
-    let builtin = ["PREROUTING -p tcp -j OSM_PROXY_INBOUND", "OUTPUT -p tcp -j OSM_PROXY_OUTBOUND"];
+    let builtin = [
+        "PREROUTING -p tcp -j OSM_PROXY_INBOUND",
+        "OUTPUT -p tcp -j OSM_PROXY_OUTBOUND",
+    ];
     if jumps == Jumps::Replace {
         rules.extend(builtin.map(|rule| format!("-D {rule}")));
     }
-    rules.push(format!("-A OSM_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-ports {INBOUND_PORT}"));
-    rules.push(format!("-A OSM_PROXY_OUT_REDIRECT -p tcp -j REDIRECT --to-ports {OUTBOUND_PORT}"));
+    rules.push(format!(
+        "-A OSM_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-ports {INBOUND_PORT}"
+    ));
+    rules.push(format!(
+        "-A OSM_PROXY_OUT_REDIRECT -p tcp -j REDIRECT --to-ports {OUTBOUND_PORT}"
+    ));
     inbound(options, &mut rules);
     outbound(options, family, &mut rules);
     rules.extend(builtin.map(|rule| format!("-A {rule}")));
@@ -50,12 +62,21 @@ pub(crate) fn render(options: &Options, family: Family, jumps: Jumps) -> String 
 }
 
 fn inbound(options: &Options, rules: &mut Vec<String>) {
-    ports_return(&distinct(&options.inbound_port_exclusion), "OSM_PROXY_INBOUND", rules);
+    ports_return(
+        &distinct(&options.inbound_port_exclusion),
+        "OSM_PROXY_INBOUND",
+        rules,
+    );
     for name in &options.network_interface_exclusion {
-        rules.push(format!("-A OSM_PROXY_INBOUND -i {} -j RETURN", name.iptables()));
+        rules.push(format!(
+            "-A OSM_PROXY_INBOUND -i {} -j RETURN",
+            name.iptables()
+        ));
     }
     for port in PLAIN_INBOUND_PORTS {
-        rules.push(format!("-A OSM_PROXY_INBOUND -p tcp --dport {port} -j RETURN"));
+        rules.push(format!(
+            "-A OSM_PROXY_INBOUND -p tcp --dport {port} -j RETURN"
+        ));
     }
     rules.push("-A OSM_PROXY_INBOUND -p tcp -j OSM_PROXY_IN_REDIRECT".to_owned());
 }
@@ -69,7 +90,11 @@ fn outbound(options: &Options, family: Family, rules: &mut Vec<String>) {
     if options.local_proxy_mode == LocalProxyMode::PodIp {
         // Upstream inserts this in OUTPUT; in our own chain it can be replaced without looking for it. The
         // administration port stays: it is on loopback only and the sidecar's metrics listener reads it there.
-        for address in options.pod_ip.iter().filter(|address| family_of(address) == family) {
+        for address in options
+            .pod_ip
+            .iter()
+            .filter(|address| family_of(address) == family)
+        {
             let target = match address {
                 IpAddr::V4(address) => address.to_string(),
                 IpAddr::V6(address) => format!("[{address}]"),
@@ -79,8 +104,12 @@ fn outbound(options: &Options, family: Family, rules: &mut Vec<String>) {
             ));
         }
     }
-    append(format!("-o lo ! -d {loopback} -m owner --uid-owner {PROXY_UID} -j OSM_PROXY_IN_REDIRECT"));
-    append(format!("-o lo -m owner ! --uid-owner {PROXY_UID} -j RETURN"));
+    append(format!(
+        "-o lo ! -d {loopback} -m owner --uid-owner {PROXY_UID} -j OSM_PROXY_IN_REDIRECT"
+    ));
+    append(format!(
+        "-o lo -m owner ! --uid-owner {PROXY_UID} -j RETURN"
+    ));
     append(format!("-m owner --uid-owner {PROXY_UID} -j RETURN"));
     append(format!("-d {loopback} -j RETURN"));
     for name in &options.network_interface_exclusion {
@@ -89,7 +118,11 @@ fn outbound(options: &Options, family: Family, rules: &mut Vec<String>) {
     for range in ranges(&options.outbound_ip_range_exclusion, family) {
         append(format!("-d {range} -j RETURN"));
     }
-    ports_return(&distinct(&options.outbound_port_exclusion), "OSM_PROXY_OUTBOUND", rules);
+    ports_return(
+        &distinct(&options.outbound_port_exclusion),
+        "OSM_PROXY_OUTBOUND",
+        rules,
+    );
     let mut append = |rule: String| rules.push(format!("-A OSM_PROXY_OUTBOUND {rule}"));
     if options.outbound_ip_range_inclusion.is_empty() {
         append("-j OSM_PROXY_OUT_REDIRECT".to_owned());
@@ -104,7 +137,10 @@ fn outbound(options: &Options, family: Family, rules: &mut Vec<String>) {
 fn ports_return(ports: &[u16], chain: &str, rules: &mut Vec<String>) {
     for some in ports.chunks(PORTS_PER_RULE) {
         let some: Vec<String> = some.iter().map(u16::to_string).collect();
-        rules.push(format!("-A {chain} -p tcp -m multiport --dports {} -j RETURN", some.join(",")));
+        rules.push(format!(
+            "-A {chain} -p tcp -m multiport --dports {} -j RETURN",
+            some.join(",")
+        ));
     }
 }
 
@@ -117,5 +153,9 @@ fn ranges(ranges: &[ipnet::IpNet], family: Family) -> Vec<String> {
 }
 
 fn family_of(address: &IpAddr) -> Family {
-    if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    if address.is_ipv4() {
+        Family::V4
+    } else {
+        Family::V6
+    }
 }

@@ -81,7 +81,9 @@ pub enum OptionsError {
     #[error("'{0}' is not a port: expected a number from 1 to 65535")]
     Port(String),
     /// Not a name that an interface can have.
-    #[error("'{0}' is not an interface name: expected 1 to 15 letters, digits or any of . _ - @ :, optionally with a final +")]
+    #[error(
+        "'{0}' is not an interface name: expected 1 to 15 letters, digits or any of . _ - @ :, optionally with a final +"
+    )]
     Interface(String),
 }
 
@@ -98,11 +100,31 @@ impl Options {
             }
         }
         let mut args = Vec::new();
-        list(&mut args, "outbound-ip-range-exclusion", &self.outbound_ip_range_exclusion);
-        list(&mut args, "outbound-ip-range-inclusion", &self.outbound_ip_range_inclusion);
-        list(&mut args, "outbound-port-exclusion", &self.outbound_port_exclusion);
-        list(&mut args, "inbound-port-exclusion", &self.inbound_port_exclusion);
-        list(&mut args, "network-interface-exclusion", &self.network_interface_exclusion);
+        list(
+            &mut args,
+            "outbound-ip-range-exclusion",
+            &self.outbound_ip_range_exclusion,
+        );
+        list(
+            &mut args,
+            "outbound-ip-range-inclusion",
+            &self.outbound_ip_range_inclusion,
+        );
+        list(
+            &mut args,
+            "outbound-port-exclusion",
+            &self.outbound_port_exclusion,
+        );
+        list(
+            &mut args,
+            "inbound-port-exclusion",
+            &self.inbound_port_exclusion,
+        );
+        list(
+            &mut args,
+            "network-interface-exclusion",
+            &self.network_interface_exclusion,
+        );
         if self.local_proxy_mode == LocalProxyMode::PodIp {
             args.push("--local-proxy-mode=PodIP".to_owned());
         }
@@ -149,7 +171,11 @@ impl TryFrom<u16> for Port {
     type Error = OptionsError;
 
     fn try_from(port: u16) -> Result<Self, OptionsError> {
-        if port == 0 { Err(OptionsError::Port(port.to_string())) } else { Ok(Self(port)) }
+        if port == 0 {
+            Err(OptionsError::Port(port.to_string()))
+        } else {
+            Ok(Self(port))
+        }
     }
 }
 
@@ -157,7 +183,10 @@ impl FromStr for Port {
     type Err = OptionsError;
 
     fn from_str(text: &str) -> Result<Self, OptionsError> {
-        let port: u16 = text.trim().parse().map_err(|_| OptionsError::Port(text.trim().to_owned()))?;
+        let port: u16 = text
+            .trim()
+            .parse()
+            .map_err(|_| OptionsError::Port(text.trim().to_owned()))?;
         Self::try_from(port)
     }
 }
@@ -200,7 +229,13 @@ impl FromStr for Interface {
         // IFNAMSIZ is 16 with the final NUL. The characters are narrower than the kernel's own rule, so that a name can
         // never end a quoted string or a line of the scripts.
         let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@' | ':');
-        if name.is_empty() || text.len() > 15 || name == "." || name == ".." || name.starts_with('-') || !name.chars().all(known) {
+        if name.is_empty()
+            || text.len() > 15
+            || name == "."
+            || name == ".."
+            || name.starts_with('-')
+            || !name.chars().all(known)
+        {
             return Err(OptionsError::Interface(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
@@ -242,7 +277,10 @@ mod tests {
     #[test]
     fn flags_and_options_are_the_same_thing() {
         let options = Options {
-            outbound_ip_range_exclusion: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+            outbound_ip_range_exclusion: vec![
+                "10.0.0.0/8".parse().unwrap(),
+                "fd00::/8".parse().unwrap(),
+            ],
             outbound_ip_range_inclusion: vec!["0.0.0.0/0".parse().unwrap()],
             outbound_port_exclusion: vec!["80".parse().unwrap(), "443".parse().unwrap()],
             inbound_port_exclusion: vec!["9000".parse().unwrap()],
@@ -252,8 +290,12 @@ mod tests {
             backend: BackendChoice::Nft,
         };
         let args = options.to_args();
-        assert_eq!(args.first().map(String::as_str), Some("--outbound-ip-range-exclusion=10.0.0.0/8,fd00::/8"));
-        let parsed = Program::try_parse_from(std::iter::once("init".to_owned()).chain(args)).unwrap();
+        assert_eq!(
+            args.first().map(String::as_str),
+            Some("--outbound-ip-range-exclusion=10.0.0.0/8,fd00::/8")
+        );
+        let parsed =
+            Program::try_parse_from(std::iter::once("init".to_owned()).chain(args)).unwrap();
         assert_eq!(parsed.options, options);
         assert!(Options::default().to_args().is_empty());
     }
@@ -269,7 +311,9 @@ mod tests {
             ("network-interface-exclusion", "averyverylongname"),
             ("local-proxy-mode", "Pod"),
         ] {
-            let Err(error) = Program::try_parse_from(["init".to_owned(), format!("--{flag}={value}")]) else {
+            let Err(error) =
+                Program::try_parse_from(["init".to_owned(), format!("--{flag}={value}")])
+            else {
                 panic!("--{flag}={value} was accepted");
             };
             let error = error.to_string();

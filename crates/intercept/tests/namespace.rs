@@ -36,10 +36,24 @@ struct Host {
 }
 
 enum Order {
-    Connect { uid: u32, to: SocketAddr, answer: Sender<String> },
-    Apply { options: Box<Options>, answer: Sender<String> },
-    Run { command: String, answer: Sender<String> },
-    Listen { on: SocketAddr, name: &'static str, answer: Sender<String> },
+    Connect {
+        uid: u32,
+        to: SocketAddr,
+        answer: Sender<String>,
+    },
+    Apply {
+        options: Box<Options>,
+        answer: Sender<String>,
+    },
+    Run {
+        command: String,
+        answer: Sender<String>,
+    },
+    Listen {
+        on: SocketAddr,
+        name: &'static str,
+        answer: Sender<String>,
+    },
 }
 
 impl Host {
@@ -63,7 +77,10 @@ impl Host {
                     }
                     Order::Apply { options, answer } => {
                         let result = apply(&options);
-                        let _ = answer.send(result.map_or_else(|error| error.to_string(), |backend| format!("{backend:?}")));
+                        let _ = answer.send(result.map_or_else(
+                            |error| error.to_string(),
+                            |backend| format!("{backend:?}"),
+                        ));
                     }
                     Order::Run { command, answer } => {
                         let _ = answer.send(run(&command));
@@ -75,7 +92,10 @@ impl Host {
                 }
             }
         });
-        Host { thread: started.recv().expect("the host starts"), orders }
+        Host {
+            thread: started.recv().expect("the host starts"),
+            orders,
+        }
     }
 
     fn ask(&self, order: impl FnOnce(Sender<String>) -> Order) -> String {
@@ -85,7 +105,10 @@ impl Host {
     }
 
     fn run(&self, command: &str) -> String {
-        self.ask(|answer| Order::Run { command: command.to_owned(), answer })
+        self.ask(|answer| Order::Run {
+            command: command.to_owned(),
+            answer,
+        })
     }
 
     fn connect(&self, uid: u32, to: SocketAddr) -> String {
@@ -93,7 +116,10 @@ impl Host {
     }
 
     fn apply(&self, options: &Options) -> String {
-        self.ask(|answer| Order::Apply { options: Box::new(options.clone()), answer })
+        self.ask(|answer| Order::Apply {
+            options: Box::new(options.clone()),
+            answer,
+        })
     }
 }
 
@@ -121,19 +147,46 @@ fn who(to: SocketAddr) -> String {
 }
 
 fn run(command: &str) -> String {
-    let output = Command::new("sh").args(["-c", command]).output().expect("a shell");
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .output()
+        .expect("a shell");
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A pod with a sidecar's listeners and an application on 8080 and 9999, and a host outside with every port the rows use.
 fn pod_and_peer() -> (Host, Host) {
-    let pod = Host::new(&[(15000, "admin"), (15001, "out"), (15003, "in"), (15010, "metrics"), (15901, "probe"), (15904, "health"), (8080, "app"), (9999, "app")]);
-    let peer = Host::new(&[(80, "peer"), (443, "peer"), (9001, "peer"), (9017, "peer"), (9018, "peer")]);
-    pod.run(&format!("ip link add eth0 type veth peer name eth0 netns {}", peer.thread));
+    let pod = Host::new(&[
+        (15000, "admin"),
+        (15001, "out"),
+        (15003, "in"),
+        (15010, "metrics"),
+        (15901, "probe"),
+        (15904, "health"),
+        (8080, "app"),
+        (9999, "app"),
+    ]);
+    let peer = Host::new(&[
+        (80, "peer"),
+        (443, "peer"),
+        (9001, "peer"),
+        (9017, "peer"),
+        (9018, "peer"),
+    ]);
+    pod.run(&format!(
+        "ip link add eth0 type veth peer name eth0 netns {}",
+        peer.thread
+    ));
     for (host, addresses) in [(&pod, &POD[..]), (&peer, &PEER[..])] {
         for address in addresses {
-            host.run(&format!("ip addr add {address} dev eth0 $(echo {address} | grep -q : && echo nodad)"));
+            host.run(&format!(
+                "ip addr add {address} dev eth0 $(echo {address} | grep -q : && echo nodad)"
+            ));
         }
         host.run("ip link set eth0 up");
     }
@@ -142,12 +195,22 @@ fn pod_and_peer() -> (Host, Host) {
     peer.run("ip addr add 10.10.0.2/24 dev net1 && ip link set net1 up");
     // Applications that listen on nothing but the pod's address.
     for on in ["10.9.0.1:7070", "[fd09::1]:7070"].map(|on| on.parse().expect("an address")) {
-        pod.ask(|answer| Order::Listen { on, name: "on pod IP", answer });
+        pod.ask(|answer| Order::Listen {
+            on,
+            name: "on pod IP",
+            answer,
+        });
     }
     (pod, peer)
 }
 
-fn check(backend: BackendChoice, what: &str, (pod, peer): &(Host, Host), options: Options, rows: &[Row]) {
+fn check(
+    backend: BackendChoice,
+    what: &str,
+    (pod, peer): &(Host, Host),
+    options: Options,
+    rows: &[Row],
+) {
     let options = Options { backend, ..options };
     let expected = match backend {
         BackendChoice::Iptables => Backend::Iptables,
@@ -156,13 +219,20 @@ fn check(backend: BackendChoice, what: &str, (pod, peer): &(Host, Host), options
     // Twice: the second time must leave exactly what the first did.
     let mut rules = Vec::new();
     for time in ["first", "second"] {
-        assert_eq!(pod.apply(&options), format!("{expected:?}"), "{what}, {time} time");
+        assert_eq!(
+            pod.apply(&options),
+            format!("{expected:?}"),
+            "{what}, {time} time"
+        );
         rules.push(match expected {
             Backend::Nft => pod.run("nft list table inet osm"),
             _ => pod.run("iptables -t nat -S; ip6tables -t nat -S"),
         });
     }
-    assert_eq!(rules[0], rules[1], "{what}: applying twice changed the rules");
+    assert_eq!(
+        rules[0], rules[1],
+        "{what}: applying twice changed the rules"
+    );
     for (from, to, answer) in rows {
         let address: SocketAddr = to.parse().unwrap_or_else(|_| panic!("{to} is an address"));
         let got = match from {
@@ -179,7 +249,9 @@ fn options() -> Options {
 }
 
 fn nets(nets: &[&str]) -> Vec<ipnet::IpNet> {
-    nets.iter().map(|net| net.parse().expect("a range")).collect()
+    nets.iter()
+        .map(|net| net.parse().expect("a range"))
+        .collect()
 }
 
 fn matrix(backend: BackendChoice) {
@@ -211,16 +283,28 @@ fn matrix(backend: BackendChoice) {
         backend,
         "IPT-03 outbound IP exclusion",
         &hosts,
-        Options { outbound_ip_range_exclusion: nets(&["10.9.1.0/24", "10.9.1.2/32", "fd09::10/124"]), ..options() },
-        &[(App, "10.9.0.2:80", "out"), (App, "10.9.1.2:80", "peer"), (App, "[fd09::2]:80", "out"), (App, "[fd09::12]:80", "peer")],
+        Options {
+            outbound_ip_range_exclusion: nets(&["10.9.1.0/24", "10.9.1.2/32", "fd09::10/124"]),
+            ..options()
+        },
+        &[
+            (App, "10.9.0.2:80", "out"),
+            (App, "10.9.1.2:80", "peer"),
+            (App, "[fd09::2]:80", "out"),
+            (App, "[fd09::12]:80", "peer"),
+        ],
     );
     check(
         backend,
         "IPT-05 more than 15 excluded ports",
         &hosts,
         Options {
-            outbound_port_exclusion: (9001..=9017).map(|port| port.try_into().expect("a port")).collect(),
-            inbound_port_exclusion: (9983..=9999).map(|port| port.try_into().expect("a port")).collect(),
+            outbound_port_exclusion: (9001..=9017)
+                .map(|port| port.try_into().expect("a port"))
+                .collect(),
+            inbound_port_exclusion: (9983..=9999)
+                .map(|port| port.try_into().expect("a port"))
+                .collect(),
             ..options()
         },
         &[
@@ -237,7 +321,11 @@ fn matrix(backend: BackendChoice) {
         backend,
         "IPT-08 inclusion, exclusion first",
         &hosts,
-        Options { outbound_ip_range_inclusion: nets(&["10.9.0.0/16", "fd09::/124"]), outbound_ip_range_exclusion: nets(&["10.9.1.0/24"]), ..options() },
+        Options {
+            outbound_ip_range_inclusion: nets(&["10.9.0.0/16", "fd09::/124"]),
+            outbound_ip_range_exclusion: nets(&["10.9.1.0/24"]),
+            ..options()
+        },
         &[
             (App, "10.9.0.2:80", "out"),
             (App, "10.9.1.2:80", "peer"),
@@ -250,15 +338,26 @@ fn matrix(backend: BackendChoice) {
         backend,
         "inclusion of everything",
         &hosts,
-        Options { outbound_ip_range_inclusion: nets(&["0.0.0.0/0", "::/0"]), ..options() },
+        Options {
+            outbound_ip_range_inclusion: nets(&["0.0.0.0/0", "::/0"]),
+            ..options()
+        },
         &[(App, "10.10.0.2:80", "out"), (App, "[fd09::12]:80", "out")],
     );
     check(
         backend,
         "IPT-09 interface exclusion",
         &hosts,
-        Options { network_interface_exclusion: vec!["net+".parse().expect("a name")], ..options() },
-        &[(App, "10.10.0.2:80", "peer"), (Peer, "10.10.0.1:8080", "app"), (App, "10.9.0.2:80", "out"), (Peer, "10.9.0.1:8080", "in")],
+        Options {
+            network_interface_exclusion: vec!["net+".parse().expect("a name")],
+            ..options()
+        },
+        &[
+            (App, "10.10.0.2:80", "peer"),
+            (Peer, "10.10.0.1:8080", "app"),
+            (App, "10.9.0.2:80", "out"),
+            (Peer, "10.9.0.1:8080", "in"),
+        ],
     );
     check(
         backend,
@@ -266,7 +365,9 @@ fn matrix(backend: BackendChoice) {
         &hosts,
         Options {
             local_proxy_mode: LocalProxyMode::PodIp,
-            pod_ip: ["10.9.0.1", "fd09::1"].map(|ip| ip.parse::<IpAddr>().expect("an address")).into(),
+            pod_ip: ["10.9.0.1", "fd09::1"]
+                .map(|ip| ip.parse::<IpAddr>().expect("an address"))
+                .into(),
             ..options()
         },
         &[
@@ -289,12 +390,21 @@ fn missing() -> Option<String> {
     }
     let absent = ["ip", "nft", "iptables-restore", "ip6tables-restore"]
         .into_iter()
-        .find(|program| Command::new("sh").args(["-c", &format!("command -v {program}")]).output().is_ok_and(|found| !found.status.success()));
+        .find(|program| {
+            Command::new("sh")
+                .args(["-c", &format!("command -v {program}")])
+                .output()
+                .is_ok_and(|found| !found.status.success())
+        });
     if let Some(program) = absent {
         return Some(format!("{program} is not installed"));
     }
-    let probe = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET)).join().expect("the probe does not panic");
-    probe.err().map(|error| format!("no network namespace can be made: {error}"))
+    let probe = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET))
+        .join()
+        .expect("the probe does not panic");
+    probe
+        .err()
+        .map(|error| format!("no network namespace can be made: {error}"))
 }
 
 #[test]
