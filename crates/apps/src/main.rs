@@ -1,3 +1,75 @@
-//! Demo and test workloads: the outside world of the demos and the services of the scenarios, one program
+//! Demo and test workloads: the outside world of the demos and the services of the scenarios, one program.
+//!
+//! It knows nothing of the mesh: every role is an ordinary server or tool that would run the same without one.
 
-fn main() {}
+mod certificates;
+mod http;
+mod httpbin;
+mod outside;
+mod sniff;
+mod tcp;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Demo and test workloads
+#[derive(Debug, Parser)]
+#[command(name = "osm-apps", version)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// The hosts that the demos reach outside the mesh: httpbin.org and openservicemesh.io on 80 and 443
+    Outside(outside::Options),
+    /// An HTTP server with the pages of httpbin: /get /headers /ip /status/N /anything /delay/N
+    Httpbin(httpbin::Options),
+    /// A TCP server that answers every line with `echo response: ` and the line
+    TcpEcho(tcp::EchoOptions),
+    /// A TCP server that speaks first
+    Banner(tcp::BannerOptions),
+    /// Watches the packets of a port on the network interfaces and says what is on the wire
+    Sniff(sniff::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Fails only if a provider is already installed, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+    let outcome = match arguments.role {
+        Role::Sniff(options) => sniff::run(&options),
+        role => serve(role),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("osm-apps: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(role: Role) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let work = async {
+            match role {
+                Role::Outside(options) => outside::run(options).await,
+                Role::Httpbin(options) => httpbin::run(options).await,
+                Role::TcpEcho(options) => tcp::echo(options).await,
+                Role::Banner(options) => tcp::banner(options).await,
+                Role::Sniff(_) => Ok(()),
+            }
+        };
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            outcome = work => outcome,
+            _ = terminate.recv() => Ok(()),
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        }
+    })
+}

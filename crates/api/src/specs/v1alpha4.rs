@@ -66,7 +66,7 @@ pub struct TCPRouteSpec {
 pub struct TCPMatch {
     /// The ports; all if left out.
     #[serde(default)]
-    #[schemars(required, schema_with = "integers")]
+    #[schemars(schema_with = "integers")]
     pub ports: Vec<i64>,
 }
 
