@@ -1,1 +1,15 @@
-//! Reads the kinds of each API family (Kubernetes core, SMI, OSM policies) into values of the model; pure
+//! Reads the kinds of each API family into values of the model: a folder per family, pure functions only.
+//!
+//! An [`Index`] takes Kubernetes objects as they come and go and yields the [`model::Mesh`] they make,
+//! with a list of [`model::Problem`]s: what users wrote and cannot take effect. A bad object never
+//! disturbs others, and never panics. It knows neither watches nor xDS.
+
+mod core;
+mod index;
+mod object;
+mod osm;
+mod smi;
+
+pub use index::{Index, Settings};
+pub use model::{Problem, Provenance};
+pub use object::{Kind, Object};

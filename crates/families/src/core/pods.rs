@@ -1,0 +1,118 @@
+//! Pods as workloads, and as the identities behind endpoints.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use api::labels;
+use k8s_openapi::api::core::v1::Pod;
+use model::{Problem, Provenance, ServiceAccount, Workload};
+
+use crate::index::{Index, Key};
+
+/// What is read of a Pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodFacts {
+    pub uid: Arc<str>,
+    pub proxy_uuid: Option<Arc<str>>,
+    pub account: Arc<str>,
+    pub ips: Vec<IpAddr>,
+    pub host_network: bool,
+    /// It has ended: its addresses may belong to somebody else by now.
+    pub finished: bool,
+    pub scraped: bool,
+}
+
+impl PodFacts {
+    pub(crate) fn new(pod: &Pod) -> Self {
+        let metadata = &pod.metadata;
+        let spec = pod.spec.as_ref();
+        let status = pod.status.as_ref();
+        let label = |key: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        let annotation = |key: &str| metadata.annotations.as_ref().and_then(|all| all.get(key));
+        let account = spec.and_then(|spec| spec.service_account_name.as_deref());
+        let phase = status.and_then(|status| status.phase.as_deref());
+        let first = status.and_then(|status| status.pod_ip.as_deref());
+        let listed = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
+        let mut ips: Vec<IpAddr> = Vec::new();
+        for ip in first.into_iter().chain(listed.iter().map(|ip| ip.ip.as_str())) {
+            if let Ok(ip) = ip.parse()
+                && !ips.contains(&ip)
+            {
+                ips.push(ip);
+            }
+        }
+        Self {
+            uid: metadata.uid.as_deref().unwrap_or_default().into(),
+            proxy_uuid: label(labels::PROXY_UUID).map(|uuid| uuid.as_str().into()),
+            account: account.filter(|name| !name.is_empty()).unwrap_or("default").into(),
+            ips,
+            host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+            finished: matches!(phase, Some("Succeeded" | "Failed")),
+            scraped: annotation(labels::PROMETHEUS_SCRAPE).is_some_and(|value| value == "true"),
+        }
+    }
+}
+
+/// Pods with a sidecar.
+pub(crate) fn workloads(index: &Index, problems: &mut Vec<Problem>) -> Vec<Workload> {
+    let mut by_uuid: HashMap<Arc<str>, Key> = HashMap::new();
+    let mut workloads = Vec::new();
+    for (key, pod) in index.monitored(&index.pods) {
+        let Some(uuid) = pod.proxy_uuid.as_ref().filter(|_| !pod.finished) else {
+            continue;
+        };
+        if let Some((namespace, name)) = by_uuid.insert(uuid.clone(), key.clone()) {
+            let message = format!(
+                "label {} has the value of pod {namespace}/{name}: neither proxy is served",
+                labels::PROXY_UUID
+            );
+            problems.push(Provenance::new("Pod", &key.0, &key.1).problem(message));
+        }
+        workloads.push(Workload {
+            proxy_uuid: uuid.clone(),
+            namespace: key.0.clone(),
+            name: key.1.clone(),
+            uid: pod.uid.clone(),
+            account: ServiceAccount::new(key.0.clone(), pod.account.clone()),
+            ips: pod.ips.clone(),
+            scraped: pod.scraped,
+        });
+    }
+    workloads
+}
+
+/// Finds the pod behind an address.
+pub(super) struct PodsByAddress<'a> {
+    index: &'a Index,
+    by_ip: HashMap<IpAddr, &'a Key>,
+}
+
+impl<'a> PodsByAddress<'a> {
+    pub(super) fn new(index: &'a Index) -> Self {
+        let mut by_ip = HashMap::new();
+        for (key, pod) in index.monitored(&index.pods) {
+            // An address of the node says nothing about who listens there.
+            if !pod.host_network && !pod.finished {
+                by_ip.extend(pod.ips.iter().map(|ip| (*ip, key)));
+            }
+        }
+        Self { index, by_ip }
+    }
+
+    /// The pod of `namespace` that an endpoint names, or else that has the address.
+    pub(super) fn find(
+        &self,
+        namespace: &Arc<str>,
+        name: Option<&Arc<str>>,
+        ip: IpAddr,
+    ) -> Option<(Arc<str>, &'a PodFacts)> {
+        let named = name.map(|name| (namespace.clone(), name.clone()));
+        if let Some(key) = named
+            && let Some(pod) = self.index.pods.get(&key)
+        {
+            return (!pod.finished && pod.ips.contains(&ip)).then(|| (key.1.clone(), pod));
+        }
+        let key = self.by_ip.get(&ip).filter(|key| key.0 == *namespace)?;
+        let pod = self.index.pods.get(*key)?;
+        Some((key.1.clone(), pod))
+    }
+}

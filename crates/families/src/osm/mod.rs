@@ -1,0 +1,7 @@
+//! OSM's own kinds: MeshConfig and policies.
+
+mod egress;
+mod settings;
+
+pub(crate) use egress::egress_rules;
+pub(crate) use settings::{mesh_settings, unsupported};
