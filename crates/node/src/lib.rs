@@ -5,7 +5,17 @@
 
 pub mod config;
 pub mod local;
+pub mod container;
+pub mod dns;
+pub mod image;
+pub mod logs;
+mod mirror;
+pub mod netns;
+pub mod network;
 mod node;
+pub mod pod;
+mod probe;
+pub mod services;
 
 pub use config::NodeConfig;
 pub use node::Node;

@@ -1,0 +1,9 @@
+//! Containers as host processes: root file system, namespaces, rights.
+
+pub mod enter;
+pub mod process;
+pub mod rights;
+
+pub use enter::{Bind, Order};
+pub use process::{Ended, Pipes, Process, Streams};
+pub use rights::Rights;
