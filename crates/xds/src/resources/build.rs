@@ -1,0 +1,182 @@
+//! Small pieces of which resources are built.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::{
+            Address, AggregatedConfigSource, ApiVersion, CidrRange, ConfigSource, DataSource,
+            Metadata, SocketAddress, TransportSocket, address, config_source, data_source,
+            socket_address, transport_socket,
+        },
+        extensions::transport_sockets::tls::v3::{
+            CommonTlsContext, SdsSecretConfig, TlsParameters, common_tls_context, tls_parameters,
+        },
+        r#type::matcher::v3::{RegexMatcher, StringMatcher, string_matcher},
+    },
+    google::protobuf::{Any, BoolValue, Duration, Struct, UInt32Value, Value, value},
+};
+use ipnet::IpNet;
+use model::{ProxyConfig, Provenance};
+use prost::{
+    Message, Name,
+    encoding::{WireType, encode_key, encode_varint},
+};
+
+/// Application protocol of connections between proxies: nobody else speaks it by accident.
+pub(super) const MESH_ALPN: &str = "osm";
+
+/// Key of our entry in filter metadata.
+const METADATA: &str = "osm";
+
+pub(super) fn any<M: Message + Name>(message: &M) -> Any {
+    Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    }
+}
+
+/// A message of type `M` whose encoding is that of `message` with `value` in field `tag`. For messages
+/// with a map of several entries inside, which prost would write in random order.
+pub(super) fn any_with_field<M: Message + Name>(message: &M, tag: u32, value: &[u8]) -> Any {
+    let mut encoded = message.encode_to_vec();
+    append_field(&mut encoded, tag, value);
+    Any {
+        type_url: M::type_url(),
+        value: encoded,
+    }
+}
+
+pub(super) fn append_field(encoded: &mut Vec<u8>, tag: u32, value: &[u8]) {
+    encode_key(tag, WireType::LengthDelimited, encoded);
+    encode_varint(value.len() as u64, encoded);
+    encoded.extend_from_slice(value);
+}
+
+pub(super) fn seconds(seconds: i64) -> Duration {
+    Duration { seconds, nanos: 0 }
+}
+
+pub(super) fn yes() -> Option<BoolValue> {
+    Some(BoolValue { value: true })
+}
+
+pub(super) fn number(value: u32) -> Option<UInt32Value> {
+    Some(UInt32Value { value })
+}
+
+pub(super) fn address(ip: &str, port: u16) -> Address {
+    socket(ip, port, false)
+}
+
+/// All addresses of both families.
+pub(super) fn any_address(port: u16) -> Address {
+    socket("::", port, true)
+}
+
+fn socket(ip: &str, port: u16, ipv4_compat: bool) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: ip.to_owned(),
+            ipv4_compat,
+            port_specifier: Some(socket_address::PortSpecifier::PortValue(port.into())),
+            ..Default::default()
+        })),
+    }
+}
+
+pub(super) fn cidr(network: &IpNet) -> CidrRange {
+    CidrRange {
+        address_prefix: network.network().to_string(),
+        prefix_len: number(network.prefix_len().into()),
+    }
+}
+
+/// The stream that the proxy is served by.
+pub(super) fn ads() -> Option<ConfigSource> {
+    let source = config_source::ConfigSourceSpecifier::Ads(AggregatedConfigSource {});
+    Some(ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        config_source_specifier: Some(source),
+        ..Default::default()
+    })
+}
+
+/// Where it came from, for explanations. A single entry: map order would not be stable.
+pub(super) fn origin(provenance: &Provenance) -> Option<Metadata> {
+    let text = value::Kind::StringValue(provenance.to_string());
+    let fields = HashMap::from([("origin".to_owned(), Value { kind: Some(text) })]);
+    Some(Metadata {
+        filter_metadata: HashMap::from([(METADATA.to_owned(), Struct { fields })]),
+        ..Default::default()
+    })
+}
+
+pub(super) fn exact(value: &str) -> StringMatcher {
+    pattern(string_matcher::MatchPattern::Exact(value.to_owned()))
+}
+
+pub(super) fn matching(regex_text: &str) -> StringMatcher {
+    pattern(string_matcher::MatchPattern::SafeRegex(regex(regex_text)))
+}
+
+fn pattern(pattern: string_matcher::MatchPattern) -> StringMatcher {
+    StringMatcher {
+        ignore_case: false,
+        match_pattern: Some(pattern),
+    }
+}
+
+/// Matches the whole value, as all of Envoy's regexes do.
+pub(super) fn regex(text: &str) -> RegexMatcher {
+    RegexMatcher {
+        regex: text.to_owned(),
+        engine_type: None,
+    }
+}
+
+pub(super) fn inline(text: &str) -> Option<DataSource> {
+    Some(DataSource {
+        specifier: Some(data_source::Specifier::InlineString(text.to_owned())),
+        ..Default::default()
+    })
+}
+
+pub(super) fn sds(name: &str) -> SdsSecretConfig {
+    SdsSecretConfig {
+        name: name.to_owned(),
+        sds_config: ads(),
+    }
+}
+
+/// A TLS transport socket around this context.
+pub(super) fn tls_socket<M: Message + Name>(context: &M) -> Option<TransportSocket> {
+    Some(TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(any(context))),
+    })
+}
+
+/// Both ends of the mesh: own certificate, ALPN `osm`, peers verified by the secret `trust`.
+pub(super) fn mesh_tls(config: &ProxyConfig, trust: &str) -> CommonTlsContext {
+    let validation =
+        common_tls_context::ValidationContextType::ValidationContextSdsSecretConfig(sds(trust));
+    CommonTlsContext {
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: version(&config.tls.minimum),
+            tls_maximum_protocol_version: version(&config.tls.maximum),
+            cipher_suites: config.tls.cipher_suites.clone(),
+            ecdh_curves: config.tls.ecdh_curves.clone(),
+            ..Default::default()
+        }),
+        tls_certificate_sds_secret_configs: vec![sds(&config.own_certificate())],
+        alpn_protocols: vec![MESH_ALPN.to_owned()],
+        validation_context_type: Some(validation),
+        ..Default::default()
+    }
+}
+
+fn version(name: &str) -> i32 {
+    let version = tls_parameters::TlsProtocol::from_str_name(name);
+    version.unwrap_or(tls_parameters::TlsProtocol::TlsAuto).into()
+}

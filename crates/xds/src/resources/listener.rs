@@ -1,0 +1,214 @@
+//! The listeners of a sidecar.
+
+use std::collections::BTreeSet;
+
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            core::v3::TrafficDirection,
+            listener::v3::{
+                FilterChain, FilterChainMatch, Listener, ListenerFilter,
+                ListenerFilterChainMatchPredicate, listener_filter,
+                listener_filter_chain_match_predicate as predicate,
+            },
+            route::v3::{
+                Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
+                route_action, route_match,
+            },
+        },
+        extensions::{
+            filters::listener::{
+                http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst,
+                tls_inspector::v3::TlsInspector,
+            },
+            transport_sockets::tls::v3::DownstreamTlsContext,
+        },
+        r#type::v3::Int32Range,
+    },
+    google::protobuf::{Any, Duration},
+};
+use model::{Connect, Inbound, InboundChain, Outbound, OutboundChain, ProxyConfig, WeightedCluster};
+
+use super::{build, chain, cluster};
+
+const OUTBOUND_PORT: u16 = 15001;
+const INBOUND_PORT: u16 = 15003;
+const PROMETHEUS_PORT: u16 = 15010;
+
+/// Path of the metrics, on the listener and behind it.
+const METRICS_PATH: &str = "/stats/prometheus";
+
+/// How long to wait for the client's first bytes before taking the connection for opaque. A server-first
+/// protocol on a port that is not declared so is delayed by this much.
+const INSPECTION_MILLISECONDS: i32 = 200;
+
+/// Those of its listeners that have anything to do.
+pub(super) fn listeners(config: &ProxyConfig) -> Vec<Listener> {
+    let outbound = config.outbound.as_ref().map(outbound);
+    let inbound = config.inbound.as_ref().map(|value| inbound(config, value));
+    let metrics = config.scraped.then(prometheus);
+    outbound.into_iter().chain(inbound).chain(metrics).collect()
+}
+
+fn outbound(value: &Outbound) -> Listener {
+    let passthrough = value.passthrough.then(|| {
+        let name = "passthrough-outbound";
+        FilterChain {
+            name: name.to_owned(),
+            filters: vec![chain::tcp(name, &WeightedCluster::all(name.into()))],
+            ..Default::default()
+        }
+    });
+    Listener {
+        name: "outbound-listener".to_owned(),
+        address: Some(build::any_address(OUTBOUND_PORT)),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        listener_filters: vec![
+            original_destination(),
+            inspector("tls", &build::any(&TlsInspector::default()), &value.server_first),
+            inspector("http", &build::any(&HttpInspector {}), &value.server_first),
+        ],
+        listener_filters_timeout: Some(Duration {
+            seconds: 0,
+            nanos: INSPECTION_MILLISECONDS * 1_000_000,
+        }),
+        continue_on_listener_filters_timeout: true,
+        filter_chains: value.chains.iter().map(|chain| outbound_chain(chain)).collect(),
+        default_filter_chain: passthrough,
+        ..Default::default()
+    }
+}
+
+fn outbound_chain(value: &OutboundChain) -> FilterChain {
+    let mut matches = FilterChainMatch {
+        destination_port: build::number(value.matches.port.into()),
+        prefix_ranges: value.matches.addresses.iter().map(build::cidr).collect(),
+        ..Default::default()
+    };
+    match &value.matches.connect {
+        Connect::Any => {}
+        Connect::Http => {
+            let protocols = ["http/1.0", "http/1.1", "h2c"];
+            matches.application_protocols = protocols.map(str::to_owned).to_vec();
+        }
+        Connect::Tls(names) => {
+            matches.transport_protocol = "tls".to_owned();
+            matches.server_names = names.iter().map(ToString::to_string).collect();
+        }
+    }
+    FilterChain {
+        name: value.name.to_string(),
+        filter_chain_match: Some(matches),
+        filters: chain::outbound(&value.name, &value.forward),
+        metadata: build::origin(&value.provenance),
+        ..Default::default()
+    }
+}
+
+fn inbound(config: &ProxyConfig, value: &Inbound) -> Listener {
+    let chains = value.chains.iter();
+    Listener {
+        name: "inbound-listener".to_owned(),
+        address: Some(build::any_address(INBOUND_PORT)),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        listener_filters: vec![
+            original_destination(),
+            inspector("tls", &build::any(&TlsInspector::default()), &BTreeSet::new()),
+        ],
+        filter_chains: chains.map(|chain| inbound_chain(config, &value.trust, chain)).collect(),
+        ..Default::default()
+    }
+}
+
+fn inbound_chain(config: &ProxyConfig, trust: &str, value: &InboundChain) -> FilterChain {
+    FilterChain {
+        name: value.name.to_string(),
+        filter_chain_match: Some(FilterChainMatch {
+            destination_port: build::number(value.port.into()),
+            transport_protocol: "tls".to_owned(),
+            server_names: value.server_names.iter().map(ToString::to_string).collect(),
+            application_protocols: vec![build::MESH_ALPN.to_owned()],
+            ..Default::default()
+        }),
+        filters: chain::inbound(value),
+        transport_socket: build::tls_socket(&DownstreamTlsContext {
+            common_tls_context: Some(build::mesh_tls(config, trust)),
+            require_client_certificate: build::yes(),
+            ..Default::default()
+        }),
+        metadata: build::origin(&value.provenance),
+        ..Default::default()
+    }
+}
+
+/// Serves the proxy's metrics and nothing else of its administration interface.
+fn prometheus() -> Listener {
+    let route = Route {
+        name: "metrics".to_owned(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(route_match::PathSpecifier::Path(METRICS_PATH.to_owned())),
+            ..Default::default()
+        }),
+        action: Some(route::Action::Route(RouteAction {
+            cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(
+                cluster::METRICS.to_owned(),
+            )),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let table = RouteConfiguration {
+        name: "prometheus".to_owned(),
+        virtual_hosts: vec![VirtualHost {
+            name: "prometheus".to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: vec![route],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    Listener {
+        name: "inbound-prometheus-listener".to_owned(),
+        address: Some(build::any_address(PROMETHEUS_PORT)),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        filter_chains: vec![FilterChain {
+            name: "prometheus".to_owned(),
+            filters: vec![chain::fixed_http("prometheus", table)],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn original_destination() -> ListenerFilter {
+    listener_filter("envoy.filters.listener.original_dst", build::any(&OriginalDst {}))
+}
+
+/// Looks at the client's first bytes, except where the client waits for the server's.
+fn inspector(protocol: &str, config: &Any, server_first: &BTreeSet<u16>) -> ListenerFilter {
+    let name = format!("envoy.filters.listener.{protocol}_inspector");
+    let mut filter = listener_filter(&name, config.clone());
+    let ports = server_first.iter().map(|port| ListenerFilterChainMatchPredicate {
+        rule: Some(predicate::Rule::DestinationPortRange(Int32Range {
+            start: (*port).into(),
+            end: i32::from(*port) + 1,
+        })),
+    });
+    let mut ports: Vec<_> = ports.collect();
+    filter.filter_disabled = match ports.len() {
+        // Envoy wants at least two in a set.
+        0 | 1 => ports.pop(),
+        _ => Some(ListenerFilterChainMatchPredicate {
+            rule: Some(predicate::Rule::OrMatch(predicate::MatchSet { rules: ports })),
+        }),
+    };
+    filter
+}
+
+fn listener_filter(name: &str, config: Any) -> ListenerFilter {
+    ListenerFilter {
+        name: name.to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
+}
