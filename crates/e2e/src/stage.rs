@@ -147,6 +147,16 @@ impl Stage {
         Ok(())
     }
 
+    /// Removes the files of the stage from its folder.
+    pub fn clean(&self) -> Result<()> {
+        for entry in std::fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            let removed = if path.is_dir() && !path.is_symlink() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+
     /// kubectl on this cluster.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<Output> {
         run(&mut self.program(Path::new("kubectl"), arguments), None, COMMAND).await
@@ -186,16 +196,13 @@ impl Stage {
         let mut command = self.program(&program, &[]);
         command.args(words).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let mut child = command.spawn().with_context(|| format!("{}: cannot be started", program.display()))?;
-        let ready = eventually(OUTSIDE, || {
-            let ended = child.try_wait();
+        let ready = eventually(OUTSIDE, async || {
+            ensure!(!matches!(child.try_wait(), Ok(Some(_))), "outside hosts ended");
             let text = std::fs::read_to_string(&authority).unwrap_or_default();
-            async move {
-                ensure!(!matches!(ended, Ok(Some(_))), "outside hosts ended");
-                ensure!(text.contains("END CERTIFICATE"), "outside hosts do not listen yet");
-                Ok(text)
-            }
-        });
-        let ready = ready.await;
+            ensure!(text.contains("END CERTIFICATE"), "outside hosts do not listen yet");
+            Ok(text)
+        })
+        .await;
         self.outside.push(child);
         ready.with_context(|| std::fs::read_to_string(self.directory.join(format!("{name}.log"))).unwrap_or_default())
     }

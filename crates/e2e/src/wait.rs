@@ -1,6 +1,5 @@
 //! Waiting for conditions, always with a deadline.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -9,11 +8,7 @@ use anyhow::{Context, Result};
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// Tries until it succeeds; gives the last error and the time when the deadline has passed.
-pub async fn eventually<T, F, R>(limit: Duration, mut attempt: F) -> Result<T>
-where
-    F: FnMut() -> R,
-    R: Future<Output = Result<T>>,
-{
+pub async fn eventually<T>(limit: Duration, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let begin = Instant::now();
     loop {
         match attempt().await {
@@ -27,11 +22,7 @@ where
 }
 
 /// Tries until it succeeds so many times in a row: a condition that flaps does not count.
-pub async fn steadily<F, R>(times: u32, limit: Duration, mut attempt: F) -> Result<()>
-where
-    F: FnMut() -> R,
-    R: Future<Output = Result<()>>,
-{
+pub async fn steadily(times: u32, limit: Duration, mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     let begin = Instant::now();
     let mut in_a_row = 0;
     while in_a_row < times {
@@ -57,16 +48,13 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_flaps_is_not_steady() {
         let calls = Cell::new(0);
-        let flapping = || {
+        let flapping = async || {
             calls.set(calls.get() + 1);
-            let fine = calls.get() % 3 != 0;
-            async move {
-                ensure!(fine, "not now");
-                Ok(())
-            }
+            ensure!(calls.get() % 3 != 0, "not now");
+            Ok(())
         };
         assert!(steadily(2, Duration::ZERO, flapping).await.is_ok());
         let error = steadily(3, Duration::ZERO, flapping).await.expect_err("flaps");
