@@ -1,22 +1,64 @@
 //! The osm command: install, namespaces, the control plane's roles, the embedded cluster, the demos.
 
+mod apply;
+mod chart;
+mod cluster;
+mod demo;
+mod duration;
+mod environment;
+mod install;
+mod mesh;
+mod meshes;
+mod namespace;
+mod rollout;
+mod table;
+mod uninstall;
+mod version;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use environment::{Environment, GlobalArgs};
 
-/// Install and manage Osmium service meshes.
+/// Install and manage Osmium service meshes
 #[derive(Parser)]
-#[command(name = "osm", version, propagate_version = true)]
+#[command(name = "osm", version, disable_help_subcommand = false)]
 struct Osm {
+    #[command(flatten)]
+    global: GlobalArgs,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install the control plane into the cluster
+    Install(install::InstallArgs),
+    /// Remove the control plane from the cluster
+    #[command(subcommand, alias = "delete", alias = "del")]
+    Uninstall(uninstall::Command),
+    /// Meshes of the cluster
+    #[command(subcommand)]
+    Mesh(mesh::Command),
+    /// Namespaces of a mesh
+    #[command(subcommand, visible_alias = "ns")]
+    Namespace(namespace::Command),
+    /// Versions of this program and of the control planes
+    Version(version::VersionArgs),
+    /// Settings of this program
+    Env,
     /// Run a cluster on this machine, without Kubernetes
     #[command(subcommand)]
     Local(node::local::Command),
+    /// Shows of what the mesh does, on a cluster of its own
+    Demo(demo::Args),
+    #[command(flatten)]
+    Role(Role),
+}
+
+/// The programs of the control plane's pods. Their flags are their own: `--osm-namespace` is one of them too.
+#[derive(Subcommand)]
+enum Role {
     /// Run the control plane: discovery, certificates, policy validation
     #[command(hide = true)]
     Controller(control::ControllerArgs),
@@ -30,7 +72,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run(Osm::parse().command) {
+    match run(Osm::parse()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("Error: {error:#}");
@@ -39,17 +81,61 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
-    match command {
+fn run(osm: Osm) -> anyhow::Result<ExitCode> {
+    match osm.command {
         // Starts processes in namespaces of their own, so no runtime may have threads yet.
         Command::Local(command) => node::local::run(command),
-        Command::Controller(args) => run_async(control::controller(args)),
-        Command::Injector(args) => run_async(control::injector(args)),
-        Command::Bootstrap(args) => run_async(control::bootstrap(args)),
+        // These end by SIGTERM, in their own way.
+        Command::Role(role) => runtime()?
+            .block_on(run_role(role))
+            .map(|()| ExitCode::SUCCESS),
+        // Cleans up after itself when interrupted.
+        Command::Demo(args) => runtime()?.block_on(demo::run(args)),
+        command => {
+            let environment = Environment::new(&osm.global)?;
+            runtime()?.block_on(interruptible(run_command(command, &environment)))
+        }
     }
 }
 
-fn run_async(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(role)?;
+async fn run_command(command: Command, environment: &Environment) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Install(args) => install::run(args, environment).await?,
+        Command::Uninstall(command) => uninstall::run(command, environment).await?,
+        Command::Mesh(command) => mesh::run(command).await?,
+        Command::Namespace(command) => namespace::run(command).await?,
+        Command::Version(args) => version::run(args).await?,
+        Command::Env => environment.print()?,
+        Command::Local(_) | Command::Demo(_) | Command::Role(_) => {
+            unreachable!("dispatched without an environment")
+        }
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn run_role(role: Role) -> anyhow::Result<()> {
+    match role {
+        Role::Controller(args) => control::controller(args).await,
+        Role::Injector(args) => control::injector(args).await,
+        Role::Bootstrap(args) => control::bootstrap(args).await,
+    }
+}
+
+/// Ends with the shell's code for an interrupted program when the user presses Ctrl-C.
+async fn interruptible(
+    command: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        result = command => result,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("Error: interrupted");
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
 }
