@@ -164,9 +164,10 @@ impl Class<'_> {
         let hosts = hosts.into_iter().map(|(domain, (host, mut routes))| {
             // Everything first: a rule with conditions never narrows one without.
             routes.sort_by_key(|route| route.matches != RouteMatch::Any);
+            let with_port = format!("{domain}:{port}");
             Arc::new(VirtualHost {
                 name: format!("egress_virtual-host|{host}").into(),
-                domains: vec![domain.clone(), format!("{domain}:{port}")],
+                domains: vec![domain, with_port],
                 routes,
             })
         });

@@ -58,14 +58,36 @@ pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> 
 }
 
 fn route_table(port: u16, hosts: &[Host], namespace: &str) -> RouteTable {
-    let hosts = hosts.iter().map(|host| {
+    let near = |host: &Host| {
         let near = &*host.namespace == namespace;
         if near { host.near.clone() } else { host.far.clone() }
-    });
+    };
+    let (pods, services): (Vec<&Host>, Vec<&Host>) = hosts.iter().partition(|host| host.pod);
+    let mut hosts: Vec<Arc<VirtualHost>> = services.into_iter().map(near).collect();
+    if !pods.is_empty() {
+        add_pods(&mut hosts, pods.into_iter().map(near));
+    }
     RouteTable {
         name: table_name(port),
-        hosts: hosts.collect(),
+        hosts,
         inbound: false,
+    }
+}
+
+/// Adds hosts of single pods. Their names may collide with services' (`a.b` is pod `a` of service `b`
+/// here, and service `a` of namespace `b` everywhere); one domain twice would void the whole table.
+fn add_pods(hosts: &mut Vec<Arc<VirtualHost>>, pods: impl Iterator<Item = Arc<VirtualHost>>) {
+    let services: Vec<Arc<VirtualHost>> = hosts.clone();
+    let mut taken: HashSet<&str> = HashSet::new();
+    taken.extend(services.iter().flat_map(|host| &host.domains).map(String::as_str));
+    for pod in pods {
+        let free = pod.domains.iter().filter(|domain| !taken.contains(domain.as_str()));
+        let domains: Vec<String> = free.cloned().collect();
+        if domains.len() == pod.domains.len() {
+            hosts.push(pod);
+        } else if !domains.is_empty() {
+            hosts.push(Arc::new(VirtualHost { domains, ..(*pod).clone() }));
+        }
     }
 }
 
@@ -143,6 +165,8 @@ pub(crate) struct OutboundParts {
 #[derive(Debug)]
 struct Host {
     namespace: Arc<str>,
+    /// Of a single pod below a headless service.
+    pod: bool,
     near: Arc<VirtualHost>,
     far: Arc<VirtualHost>,
 }
@@ -287,6 +311,7 @@ impl OutboundParts {
         };
         self.hosts.entry(port).or_default().push(Host {
             namespace: service.namespace.clone(),
+            pod: *name != *service.name,
             near: host(true),
             far: host(false),
         });

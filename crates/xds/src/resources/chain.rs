@@ -64,7 +64,6 @@ fn http(stat_prefix: &str, table: &str, requests: Option<&Access>) -> Filter {
             route_config_name: table.to_owned(),
         }),
         rbac,
-        requests.is_some(),
     );
     filter("envoy.filters.network.http_connection_manager", build::any(&manager))
 }
@@ -75,7 +74,7 @@ pub(super) fn fixed_http(
     table: envoy_types::pb::envoy::config::route::v3::RouteConfiguration,
 ) -> Filter {
     let routes = http_connection_manager::RouteSpecifier::RouteConfig(table);
-    let manager = manager(stat_prefix, routes, None, false);
+    let manager = manager(stat_prefix, routes, None);
     filter("envoy.filters.network.http_connection_manager", build::any(&manager))
 }
 
@@ -83,7 +82,6 @@ fn manager(
     stat_prefix: &str,
     routes: http_connection_manager::RouteSpecifier,
     rbac: Option<HttpFilter>,
-    inbound: bool,
 ) -> HttpConnectionManager {
     let router = http_filter("envoy.filters.http.router", build::any(&Router::default()));
     HttpConnectionManager {
@@ -95,7 +93,7 @@ fn manager(
             ..Default::default()
         }],
         // Grants speak of paths: `/public/../admin` must be judged as what it leads to.
-        normalize_path: if inbound { build::yes() } else { None },
+        normalize_path: build::yes(),
         ..Default::default()
     }
 }
