@@ -1,7 +1,9 @@
 //! Command line of the three control plane programs. Flag names are upstream's where upstream has one.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
+use api::labels;
 use clap::{ArgAction, Args};
 
 /// Flags common to controller, injector and bootstrap.
@@ -26,7 +28,7 @@ pub struct CommonArgs {
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     pub osm_version: String,
     /// Log level until the MeshConfig says otherwise
-    #[arg(long, short = 'v', default_value = "info")]
+    #[arg(long, short = 'v', alias = "log-level", default_value = "info")]
     pub verbosity: String,
     /// Certificate provider
     #[arg(long, default_value = "tresor", value_parser = ["tresor"])]
@@ -100,6 +102,27 @@ pub struct BootstrapArgs {
     /// ConfigMap with the MeshConfig to create when there is none
     #[arg(long, default_value = "preset-mesh-config")]
     pub preset_config_map: String,
+}
+
+// === impl CommonArgs ===
+
+impl CommonArgs {
+    /// The labels of objects the programs create.
+    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (
+                labels::APP_NAME.to_owned(),
+                labels::APP_NAME_VALUE.to_owned(),
+            ),
+            (labels::APP_INSTANCE.to_owned(), self.mesh_name.clone()),
+            (labels::APP_VERSION.to_owned(), self.osm_version.clone()),
+        ])
+    }
+
+    /// The name of a Service of the control plane inside the cluster.
+    pub(crate) fn service_host(&self, service: &str) -> String {
+        format!("{service}.{}.svc", self.osm_namespace)
+    }
 }
 
 #[cfg(test)]

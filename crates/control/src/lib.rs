@@ -2,25 +2,29 @@
 //!
 //! Policy is not decided here: objects go into `families`, come out as a `model::Mesh`, and leave as
 //! xDS resources. This crate is the part that has sockets, clocks and a Kubernetes client.
+//!
+//! Life of a change: `inform` takes it from a watch and makes a `World`; every `Session` compiles its
+//! proxy's configuration from the new world and sends what differs ([`xds::server`]).
 
+mod admission;
+mod ads;
 mod args;
+mod bootstrap;
+mod controller;
+mod http;
+mod inform;
+mod injector;
+mod issue;
+mod metrics;
+mod program;
+mod root;
+mod session;
+mod tls;
+mod validate;
+mod webhook;
+mod world;
 
 pub use args::{BootstrapArgs, CommonArgs, ControllerArgs, InjectorArgs};
-
-/// Runs `osm controller` until SIGTERM.
-pub async fn controller(args: ControllerArgs) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "controller of mesh {}: not built yet",
-        args.common.mesh_name
-    )
-}
-
-/// Runs `osm injector` until SIGTERM.
-pub async fn injector(args: InjectorArgs) -> anyhow::Result<()> {
-    anyhow::bail!("injector of mesh {}: not built yet", args.common.mesh_name)
-}
-
-/// Runs `osm bootstrap` until SIGTERM.
-pub async fn bootstrap(args: BootstrapArgs) -> anyhow::Result<()> {
-    anyhow::bail!("bootstrap of mesh {}: not built yet", args.common.mesh_name)
-}
+pub use bootstrap::bootstrap;
+pub use controller::controller;
+pub use injector::injector;

@@ -1,0 +1,159 @@
+//! What the control plane knows at one moment, and how others learn of the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::config::v1alpha2::MeshConfigSpec;
+use model::{Mesh, Workload};
+use tokio::sync::watch;
+
+/// How long a caller waits for a pod that the informers have not shown yet.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Validity of leaves when the MeshConfig says nothing, or nothing readable, as upstream.
+const DEFAULT_LEAF_VALIDITY: Duration = Duration::from_secs(24 * 3600);
+
+/// The mesh and the settings of this crate's own work.
+pub(crate) struct World {
+    /// The mesh all proxies are compiled from.
+    pub(crate) mesh: Mesh,
+    /// Settings read by the servers.
+    pub(crate) settings: Settings,
+}
+
+/// The MeshConfig's fields that the servers read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// `certificate.serviceCertValidityDuration`
+    pub(crate) leaf_validity: Duration,
+    /// `sidecar.maxDataPlaneConnections`; `None`: no limit.
+    pub(crate) stream_limit: Option<usize>,
+}
+
+/// The newest world; nothing until all informers have shown what exists.
+#[derive(Clone)]
+pub(crate) struct Worlds(watch::Receiver<Option<Arc<World>>>);
+
+// === impl Settings ===
+
+impl Settings {
+    pub(crate) fn new(spec: Option<&MeshConfigSpec>) -> Self {
+        let validity = spec.and_then(|spec| spec.certificate.as_ref()).and_then(|certificate| {
+            let text = &certificate.service_cert_validity_duration;
+            let parsed = parse_duration(text).filter(|validity| !validity.is_zero());
+            if parsed.is_none() && !text.is_empty() {
+                tracing::warn!(
+                    value = text,
+                    "MeshConfig spec.certificate.serviceCertValidityDuration is not a duration, using 24h"
+                );
+            }
+            parsed
+        });
+        let limit = spec.map_or(0, |spec| spec.sidecar.max_data_plane_connections);
+        Self {
+            leaf_validity: validity.unwrap_or(DEFAULT_LEAF_VALIDITY),
+            stream_limit: usize::try_from(limit).ok().filter(|limit| *limit > 0),
+        }
+    }
+}
+
+// === impl Worlds ===
+
+impl Worlds {
+    pub(crate) fn new(receiver: watch::Receiver<Option<Arc<World>>>) -> Self {
+        Self(receiver)
+    }
+
+    /// The newest world, marked as seen.
+    pub(crate) fn current(&mut self) -> Option<Arc<World>> {
+        self.0.borrow_and_update().clone()
+    }
+
+    /// Waits for a world newer than the last one seen. Never returns once the control plane ends.
+    pub(crate) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The first workload that `find` picks, now or within [`PATIENCE`]: a pod may start before the
+    /// informers have shown it.
+    pub(crate) async fn wait_for<'a, F>(&mut self, find: F) -> Option<(Arc<World>, Workload)>
+    where
+        F: Fn(&World) -> Option<&Workload>,
+    {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(world) = self.current()
+                && let Some(workload) = find(&world).cloned()
+            {
+                return Some((world, workload));
+            }
+            if tokio::time::timeout_at(end, self.changed()).await.is_err() {
+                return None;
+            }
+        }
+    }
+}
+
+/// A duration as Go writes it: `24h`, `1h30m`, `1.5s`, `0`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut seconds = 0f64;
+    let mut rest = text;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(digits);
+        let unit_end = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let scale = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok()? * scale;
+        rest = tail;
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_reads_them() {
+        for (text, millis) in [
+            ("24h", Some(86_400_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1.5s", Some(1_500)),
+            ("100ms", Some(100)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("", None),
+            ("24", None),
+            ("h", None),
+            ("-1h", None),
+            ("1d", None),
+            ("1h ", None),
+            ("1..5s", None),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                millis.map(Duration::from_millis),
+                "{text:?}"
+            );
+        }
+    }
+}
