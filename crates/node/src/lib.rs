@@ -3,10 +3,12 @@
 //! It plays the kubelet, kube-proxy and the cluster DNS against any API server, and [`local`] is the launcher
 //! (`osm local …`) that puts API server, controllers and node into private namespaces. It must know nothing of meshes.
 
+mod backend;
 pub mod config;
 pub mod local;
 pub mod container;
 pub mod dns;
+mod events;
 pub mod image;
 pub mod logs;
 mod mirror;

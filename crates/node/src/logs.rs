@@ -78,6 +78,11 @@ impl Log {
         self.progress.send_modify(|p| p.closed = true);
     }
 
+    /// Nothing will be written: readers need not wait.
+    pub fn close(&self) {
+        self.progress.send_modify(|p| p.closed = true);
+    }
+
     async fn copy(&self, stream: &str, pipe: OwnedFd) {
         let Ok(mut pipe) = pipe::Receiver::from_owned_fd(pipe) else { return };
         let mut buffer = Vec::with_capacity(4096);

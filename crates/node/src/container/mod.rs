@@ -5,5 +5,5 @@ pub mod process;
 pub mod rights;
 
 pub use enter::{Bind, Order};
-pub use process::{Ended, Pipes, Process, Streams};
+pub use process::{Ended, KillOnDrop, Pipes, Process, Streams};
 pub use rights::Rights;

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
+use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
 
 use super::enter::Order;
@@ -143,6 +145,18 @@ fn ended_of(status: io::Result<ExitStatus>) -> Ended {
     }
 }
 
+/// Kills a process unless told not to: a start that is given up must not leave one behind.
+#[derive(Debug)]
+pub struct KillOnDrop(pub Option<Process>);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0 {
+            process.signal(Signal::SIGKILL);
+        }
+    }
+}
+
 /// Starts a container. `netns`: its network namespace, or the node's. An error's text says what could not be done.
 pub async fn start_container(netns: Option<Arc<File>>, order: Order, env: Vec<(String, String)>) -> io::Result<(Process, Pipes)> {
     let (near, far) = UnixStream::pair()?;
@@ -164,9 +178,13 @@ pub async fn start_container(netns: Option<Arc<File>>, order: Order, env: Vec<(S
         Ok((child, (OwnedFd::from(stdout), OwnedFd::from(stderr))))
     })
     .await?;
+    let mut guard = KillOnDrop(Some(process.clone()));
     let complaint = tokio::task::spawn_blocking(move || hand_over(near, &order)).await.map_err(io::Error::other)?;
     match complaint {
-        Ok(complaint) if complaint.is_empty() => Ok((process, Pipes { stdout, stderr })),
+        Ok(complaint) if complaint.is_empty() => {
+            guard.0 = None;
+            Ok((process, Pipes { stdout, stderr }))
+        }
         failed => {
             process.signal(Signal::SIGKILL);
             process.wait().await;
@@ -233,23 +251,30 @@ pub async fn exec(
     .await
 }
 
-/// Runs a program of the host in a network namespace, in a pid namespace of its own.
-pub async fn start_outside(netns: Arc<File>, command: Vec<String>, log: File) -> io::Result<Process> {
-    let (process, ()) = Process::start(move || {
+/// Runs a program of the host in a network namespace, in a pid namespace of its own. Gives its output and error pipes.
+pub async fn start_outside(
+    netns: Arc<File>,
+    command: Vec<String>,
+    directory: PathBuf,
+) -> io::Result<(Process, (pipe::Receiver, pipe::Receiver))> {
+    let (process, (stdout, stderr)) = Process::start(move || {
         setns(&*netns, CloneFlags::CLONE_NEWNET)?;
         unshare(CloneFlags::CLONE_NEWPID)?;
         let (program, arguments) = command.split_first().ok_or_else(|| io::Error::other("no command"))?;
-        let child = Command::new(program)
+        let mut child = Command::new(program)
             .args(arguments)
+            .current_dir(directory)
             .stdin(Stdio::null())
-            .stderr(log.try_clone()?)
-            .stdout(log)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(|e| io::Error::new(e.kind(), format!("{program}: {e}")))?;
-        Ok((child, ()))
+        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
+        let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no stderr"))?;
+        Ok((child, (OwnedFd::from(stdout), OwnedFd::from(stderr))))
     })
     .await?;
-    Ok(process)
+    Ok((process, (pipe::Receiver::from_owned_fd(stdout)?, pipe::Receiver::from_owned_fd(stderr)?)))
 }
 
 /// A new terminal of the container (its own devpts); the child opens the slave itself to make it its controlling one.

@@ -11,6 +11,17 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::container::enter;
+
+mod daemon;
+mod down;
+mod image;
+mod outside;
+mod place;
+mod status;
+mod supervise;
+mod up;
+
 /// `osm local`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -156,7 +167,26 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("osm local: not built yet ({command:?})")
+    match command {
+        Command::Up(options) => up::up(&options),
+        Command::Down(options) => down::down(&options),
+        Command::Status(place) => status::status(&place),
+        Command::Image(options) => image::image(&options),
+        Command::Outside(options) => outside::outside(&options),
+        Command::Supervise(options) => supervise::supervise(&options),
+        Command::Daemon(options) => daemon::daemon(&options),
+        // The caller may not see stderr: it is the container's. The complaint has gone to the node.
+        Command::Container => Ok(enter::container().map_or(ExitCode::from(128), |()| ExitCode::SUCCESS)),
+        Command::Exec(options) => exec(&options),
+    }
+}
+
+/// Becomes a command inside a container. Exit codes as container runtimes have them: 126 not executable, 127 not found.
+fn exec(options: &Exec) -> anyhow::Result<ExitCode> {
+    let rights = serde_json::from_str(&options.rights)?;
+    let Err(error) = enter::execute(&rights, &options.command) else { return Ok(ExitCode::SUCCESS) };
+    eprintln!("{error}");
+    Ok(ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

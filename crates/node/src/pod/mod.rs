@@ -2,4 +2,12 @@
 
 pub mod environment;
 pub mod facts;
+mod health;
+mod order;
+mod run;
+mod sandbox;
+pub mod status;
+mod task;
 pub mod volumes;
+
+pub use task::{Instance, PodTask, Shared};
