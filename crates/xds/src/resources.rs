@@ -10,8 +10,6 @@ mod listener;
 mod rbac;
 mod route;
 mod secret;
-#[cfg(test)]
-mod tests;
 
 use std::{collections::BTreeMap, hash::Hasher, sync::Arc};
 

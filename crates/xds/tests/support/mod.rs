@@ -1,0 +1,207 @@
+//! Meshes to write resources for.
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+pub mod render;
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+
+use model::{
+    Authorization, Backend, EgressPort, EgressProtocol, EgressRule, Endpoint, HttpGrant, HttpMatch,
+    Mesh, MeshParts, MeshSettings, PortSet, Protocol, Provenance, ProxyConfig, Service,
+    ServiceAccount, ServicePort, Split, TlsParameters, Workload,
+};
+
+/// Name and configuration of every case.
+pub fn cases() -> Vec<(&'static str, ProxyConfig)> {
+    vec![
+        ("permissive-client", compile(permissive(), "client")),
+        ("permissive-server", compile(permissive(), "web-0")),
+        ("smi-client", compile(smi(), "client")),
+        ("smi-server", compile(smi(), "web-0")),
+        ("egress-client", compile(egress(), "client")),
+        ("nothing", compile(MeshParts { settings: settings(), ..shop() }, "nobody")),
+    ]
+}
+
+fn compile(parts: MeshParts, uuid: &str) -> ProxyConfig {
+    let mesh = Mesh::new(parts);
+    mesh.compile(mesh.workload(uuid).unwrap())
+}
+
+fn settings() -> MeshSettings {
+    MeshSettings {
+        trust_domain: "cluster.local".into(),
+        ..MeshSettings::default()
+    }
+}
+
+fn permissive() -> MeshParts {
+    MeshParts {
+        settings: MeshSettings {
+            permissive: true,
+            egress_passthrough: true,
+            ..settings()
+        },
+        splits: vec![split()],
+        ..shop()
+    }
+}
+
+fn smi() -> MeshParts {
+    let tls = TlsParameters {
+        cipher_suites: vec!["ECDHE-ECDSA-AES128-GCM-SHA256".into()],
+        ..TlsParameters::default()
+    };
+    let target = Provenance::new("TrafficTarget", "shop", "buy");
+    let grant = |name: &str, path: Option<&str>, methods: &[&str], headers: &[(&str, &str)]| HttpGrant {
+        matches: http_match(path, methods, headers),
+        provenance: target.rule(format!("HTTPRouteGroup/routes/{name}")),
+    };
+    let web = Authorization {
+        provenance: target.clone(),
+        destination: account("web"),
+        sources: [account("client"), account("other")].into(),
+        tcp: None,
+        http: vec![
+            grant("books", Some("/books.*"), &["GET", "HEAD"], &[]),
+            grant("agent", None, &["POST"], &[("user-agent", ".*curl.*"), (":authority", "web.*")]),
+            grant("all", None, &[], &[]),
+        ],
+    };
+    let tcp = Authorization {
+        provenance: Provenance::new("TrafficTarget", "shop", "tcp"),
+        tcp: Some(PortSet::Only([7000, 7001].into())),
+        http: Vec::new(),
+        ..web.clone()
+    };
+    MeshParts {
+        settings: MeshSettings { tls, ..settings() },
+        authorizations: vec![web, tcp],
+        ..shop()
+    }
+}
+
+fn egress() -> MeshParts {
+    let rule = |name: &str, hosts: &[&str], addresses: Option<&[&str]>, ports: &[(u16, EgressProtocol)]| {
+        EgressRule {
+            provenance: Provenance::new("Egress", "shop", name),
+            sources: [account("client")].into(),
+            hosts: hosts.iter().map(|host| (*host).into()).collect(),
+            addresses: addresses.map(|all| all.iter().map(|net| net.parse().unwrap()).collect()),
+            ports: ports
+                .iter()
+                .map(|&(number, protocol)| EgressPort { number, protocol })
+                .collect(),
+            http: None,
+        }
+    };
+    use EgressProtocol::*;
+    let mut routes = rule("routes", &["httpbin.test"], None, &[(80, Http)]);
+    routes.http = Some(vec![HttpGrant {
+        matches: http_match(Some("/status.*"), &["GET"], &[]),
+        provenance: routes.provenance.rule("HTTPRouteGroup/get/status"),
+    }]);
+    MeshParts {
+        settings: settings(),
+        egress: vec![
+            routes,
+            rule("http-net", &["net.test"], Some(&["198.51.100.0/24"]), &[(80, Http)]),
+            rule("https", &["httpbin.test", "*.wild.test"], None, &[(443, Https)]),
+            rule("tcp", &[], Some(&["203.0.113.0/24", "2001:db8::/32"]), &[(443, Tcp)]),
+            rule("mysql", &[], None, &[(3306, TcpServerFirst), (3307, TcpServerFirst)]),
+        ],
+        ..shop()
+    }
+}
+
+fn split() -> Split {
+    let backend = |service: &str, weight| Backend {
+        service: service.into(),
+        weight,
+    };
+    Split {
+        provenance: Provenance::new("TrafficSplit", "shop", "canary"),
+        namespace: "shop".into(),
+        apex: "apex".into(),
+        matches: None,
+        backends: vec![backend("web", 90), backend("canary", 10)],
+    }
+}
+
+fn shop() -> MeshParts {
+    use Protocol::*;
+    let (web, canary) = (("web-0", "10.244.0.10"), ("web-1", "10.244.0.11"));
+    MeshParts {
+        services: vec![
+            service("web", "10.96.0.10", false, &[(80, Http, 8080), (81, Grpc, 8081)], &[web]),
+            service("canary", "10.96.0.11", false, &[(80, Http, 8080)], &[canary]),
+            service("apex", "10.96.0.12", false, &[(80, Http, 8080)], &[web, canary]),
+            service("tcp", "fd96::10", false, &[(7000, Tcp, 7000)], &[web]),
+            service("mysql", "10.96.0.13", false, &[(3306, TcpServerFirst, 3306)], &[web]),
+            service("zk", "", true, &[(2181, Tcp, 2181), (8080, Http, 8088)], &[web, canary]),
+            service("empty", "10.96.0.14", false, &[(80, Http, 8080)], &[]),
+        ],
+        workloads: vec![
+            workload("client", "client", "10.244.0.1"),
+            workload("nobody", "nobody", "10.244.0.2"),
+            workload("web-0", "web", "10.244.0.10"),
+            workload("web-1", "web", "10.244.0.11"),
+        ],
+        ..MeshParts::default()
+    }
+}
+
+fn account(name: &str) -> ServiceAccount {
+    ServiceAccount::new("shop", name)
+}
+
+fn http_match(path: Option<&str>, methods: &[&str], headers: &[(&str, &str)]) -> HttpMatch {
+    HttpMatch {
+        path: path.map(Into::into),
+        methods: methods.iter().map(|method| Arc::from(*method)).collect::<BTreeSet<_>>(),
+        headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+    }
+}
+
+fn workload(name: &str, account_name: &str, ip: &str) -> Workload {
+    Workload {
+        proxy_uuid: name.into(),
+        namespace: "shop".into(),
+        name: name.into(),
+        uid: name.into(),
+        account: account(account_name),
+        ips: vec![ip.parse().unwrap()],
+        scraped: name == "web-0",
+    }
+}
+
+fn service(
+    name: &str,
+    ip: &str,
+    headless: bool,
+    ports: &[(u16, Protocol, u16)],
+    pods: &[(&str, &str)],
+) -> Service {
+    let port = |&(port, protocol, target_port): &(u16, Protocol, u16)| ServicePort {
+        port,
+        protocol,
+        target_port,
+        endpoints: pods
+            .iter()
+            .map(|(pod, ip)| Endpoint {
+                address: SocketAddr::new(ip.parse().unwrap(), target_port),
+                account: account("web"),
+                pod: (*pod).into(),
+                hostname: headless.then(|| (*pod).into()),
+                ready: true,
+            })
+            .collect(),
+    };
+    Service {
+        namespace: "shop".into(),
+        name: name.into(),
+        cluster_ips: ip.parse().into_iter().collect(),
+        headless,
+        ports: ports.iter().map(port).collect(),
+    }
+}

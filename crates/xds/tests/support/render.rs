@@ -1,0 +1,160 @@
+//! Resources as text to review: the types' own debug form without what is unset, `Any`s unfolded.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{Debug, Write},
+};
+
+use envoy_types::pb::envoy::{
+    config::{
+        cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
+        rbac::v3::Rbac, route::v3::RouteConfiguration,
+    },
+    extensions::{
+        filters::{
+            http::{rbac::v3::Rbac as HttpRbac, router::v3::Router},
+            listener::{
+                http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst,
+                tls_inspector::v3::TlsInspector,
+            },
+            network::{
+                http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac,
+                tcp_proxy::v3::TcpProxy,
+            },
+        },
+        transport_sockets::tls::v3::{DownstreamTlsContext, Secret, UpstreamTlsContext},
+        upstreams::http::v3::HttpProtocolOptions,
+    },
+};
+use prost::{Message, Name};
+use xds::resources::{PUSH_ORDER, Snapshot};
+
+/// The whole snapshot, in push order.
+pub fn snapshot(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    for kind in PUSH_ORDER {
+        for (name, resource) in &snapshot.resources[kind] {
+            writeln!(text, "=== {} {name}", kind.rsplit('.').next().unwrap()).unwrap();
+            text.push_str(&any(&resource.any.type_url, &resource.any.value));
+        }
+    }
+    text
+}
+
+fn any(type_url: &str, value: &[u8]) -> String {
+    fn debug<M: Message + Name + Default + Debug>(type_url: &str, value: &[u8]) -> Option<String> {
+        (M::type_url() == type_url).then(|| format!("{:#?}", M::decode(value).unwrap()))
+    }
+    let decoders: [fn(&str, &[u8]) -> Option<String>; 16] = [
+        debug::<Cluster>,
+        debug::<ClusterLoadAssignment>,
+        debug::<Listener>,
+        debug::<RouteConfiguration>,
+        debug::<Secret>,
+        |type_url, value| {
+            let is = HttpRbac::type_url() == type_url;
+            is.then(|| rules(HttpRbac::decode(value).unwrap().rules))
+        },
+        |type_url, value| {
+            let is = NetworkRbac::type_url() == type_url;
+            is.then(|| rules(NetworkRbac::decode(value).unwrap().rules))
+        },
+        debug::<Router>,
+        debug::<HttpInspector>,
+        debug::<OriginalDst>,
+        debug::<TlsInspector>,
+        debug::<HttpConnectionManager>,
+        debug::<TcpProxy>,
+        debug::<DownstreamTlsContext>,
+        debug::<UpstreamTlsContext>,
+        debug::<HttpProtocolOptions>,
+    ];
+    let text = decoders.iter().find_map(|decode| decode(type_url, value));
+    tidy(&text.unwrap_or_else(|| panic!("no decoder for {type_url}")))
+}
+
+/// Policies in the order of their names; the debug form of a map has none.
+fn rules(rules: Option<Rbac>) -> String {
+    let rules = rules.unwrap();
+    let policies: BTreeMap<_, _> = rules.policies.iter().collect();
+    format!("Rbac {{ action: {:?} }}\n{policies:#?}", rules.action())
+}
+
+/// Enum fields that say no more than that nothing was said.
+const DEFAULTS: [&str; 16] = [
+    "cluster_not_found_response_code: ServiceUnavailable",
+    "codec_type: Auto",
+    "dns_lookup_family: Auto",
+    "drain_type: Default",
+    "enforcement_type: OneTimeOnFirstByte",
+    "forward_client_cert_details: Sanitize",
+    "health_status: Unknown",
+    "internal_redirect_action: PassThroughInternalRedirect",
+    "ocsp_staple_policy: LenientStapling",
+    "path_with_escaped_slashes_action: ImplementationSpecificDefault",
+    "priority: Default",
+    "protocol: Tcp",
+    "protocol_selection: UseConfiguredProtocol",
+    "server_header_transformation: Overwrite",
+    "source_type: Any",
+    "trust_chain_verification: VerifyTrustChain",
+];
+
+/// Drops what is unset and all brackets, unfolds `Any`, and joins lines of which one holds the next.
+fn tidy(text: &str) -> String {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut input = text.lines().peekable();
+    while let Some(line) = input.next() {
+        let word = line.trim();
+        let indent = line.len() - word.len();
+        let unset = [": None,", ": [],", ": {},", ": \"\",", ": 0,", ": false,"];
+        let closes = word.starts_with(['}', ']', ')']);
+        if closes || unset.iter().any(|end| word.ends_with(end)) {
+            continue;
+        }
+        if word == "Any {" || word.ends_with(": Any {") {
+            let type_url = input.next().unwrap().split('"').nth(1).unwrap();
+            let end = format!("{:indent$}}},", "");
+            let bytes: Vec<u8> = input
+                .by_ref()
+                .take_while(|line| *line != end)
+                .filter_map(|byte| byte.trim().trim_end_matches(',').parse().ok())
+                .collect();
+            lines.push((indent, word.trim_end_matches(" {").to_owned()));
+            let inner = any(type_url, &bytes);
+            lines.extend(inner.lines().map(|line| {
+                let word = line.trim_start();
+                (indent + 4 + line.len() - word.len(), word.to_owned())
+            }));
+            continue;
+        }
+        let word = word.trim_end_matches(',');
+        let word = word.trim_end_matches(" {").trim_end_matches(['(', '[', '{']).trim_end();
+        let word = word.trim_end_matches(" Some");
+        if !word.is_empty() && word != "Some" && !DEFAULTS.contains(&word) {
+            lines.push((indent, word.to_owned()));
+        }
+    }
+    let mut text = String::new();
+    print(&lines, 0, &mut text);
+    text
+}
+
+/// Prints a tree given by indentation; an only child goes on its parent's line.
+fn print(lines: &[(usize, String)], depth: usize, text: &mut String) {
+    let mut rest = lines;
+    while let Some(((indent, word), below)) = rest.split_first() {
+        let count = below.iter().take_while(|(inner, _)| inner > indent).count();
+        let mut children = &below[..count];
+        write!(text, "{:width$}{word}", "", width = depth * 2).unwrap();
+        while let Some(((indent, word), below)) = children.split_first()
+            && below.iter().all(|(inner, _)| inner > indent)
+        {
+            write!(text, " {word}").unwrap();
+            children = below;
+        }
+        text.push('\n');
+        print(children, depth + 1, text);
+        rest = &below[count..];
+    }
+}
