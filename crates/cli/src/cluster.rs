@@ -17,7 +17,7 @@ const POD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client for the current context, once the API server has answered.
 pub async fn connect() -> anyhow::Result<Client> {
     let mut config = Config::infer().await.map_err(|error| {
-        let reason = root_cause(&error);
+        let reason = chain(&error.kubeconfig);
         anyhow!("no usable kubeconfig: {reason} (set KUBECONFIG, or run in a pod)")
     })?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
@@ -49,6 +49,21 @@ pub fn explain(error: &kube::Error) -> String {
 /// True if the object asked for does not exist, or its kind does not.
 pub fn is_absent(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// The error with all its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        // Some errors print their cause themselves.
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
 }
 
 fn root_cause(error: &dyn Error) -> String {

@@ -82,7 +82,7 @@ pub async fn run(args: InstallArgs, environment: &Environment) -> anyhow::Result
                 eprintln!("Status for pod {pod} in namespace {namespace}:\n{status}");
             }
         }
-        if args.atomic {
+        if args.atomic && !applied.is_empty() {
             roll_back(&client, &applied).await.map_err(|second| {
                 anyhow!("{error}; and removing what was installed failed: {second}")
             })?;

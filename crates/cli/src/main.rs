@@ -72,13 +72,32 @@ enum Role {
 
 fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run(Osm::parse()) {
+    let osm = match Osm::try_parse() {
+        Ok(osm) => osm,
+        Err(answer) => return refuse(&answer),
+    };
+    match run(osm) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("Error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints help, or what is wrong with the command line: `Error: …` and status 1, as for every other error.
+fn refuse(answer: &clap::Error) -> ExitCode {
+    if !answer.use_stderr() {
+        let _ = answer.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = answer.to_string();
+    match text.strip_prefix("error: ") {
+        // The usage that follows says nothing that --help does not.
+        Some(error) => eprintln!("Error: {}", error.split("\n\n").next().unwrap_or(error)),
+        None => eprint!("{text}"),
+    }
+    ExitCode::FAILURE
 }
 
 fn run(osm: Osm) -> anyhow::Result<ExitCode> {

@@ -7,7 +7,7 @@
 use std::io::{BufRead, Write};
 
 use anyhow::{anyhow, bail};
-use api::labels::{APP_INSTANCE, APP_NAME, APP_NAME_VALUE, MESH_CONFIG_NAME};
+use api::labels::{APP_INSTANCE, APP_NAME, APP_NAME_VALUE, DEFAULT_MESH_NAME, MESH_CONFIG_NAME};
 use clap::{Args, Subcommand};
 use kube::Client;
 
@@ -107,7 +107,14 @@ pub async fn run(command: Command, environment: &Environment) -> anyhow::Result<
         return Ok(());
     }
     if args.delete_cluster_wide_resources {
-        failures.extend(delete_cluster_wide(&client, &args, environment).await?);
+        let mut names: Vec<&str> = meshes.iter().map(|mesh| mesh.name.as_str()).collect();
+        if !args.mesh_name.is_empty() {
+            names = vec![&args.mesh_name];
+        } else if names.is_empty() {
+            // Webhooks that an earlier mesh left behind.
+            names = vec![DEFAULT_MESH_NAME];
+        }
+        failures.extend(delete_cluster_wide(&client, &args, &names, environment).await?);
     }
     if args.delete_namespace {
         delete_namespace(&client, &environment.osm_namespace, &mut failures).await;
@@ -206,6 +213,7 @@ async fn remove_mesh(client: &Client, mesh: &Mesh) -> anyhow::Result<()> {
 async fn delete_cluster_wide(
     client: &Client,
     args: &MeshArgs,
+    names: &[&str],
     environment: &Environment,
 ) -> anyhow::Result<Vec<String>> {
     let left = meshes::find(client).await?;
@@ -230,11 +238,26 @@ async fn delete_cluster_wide(
             &mut failures,
         );
     }
-    let mesh = if args.mesh_name.is_empty() {
-        api::labels::DEFAULT_MESH_NAME
-    } else {
-        &args.mesh_name
-    };
+    for mesh in names {
+        delete_webhooks(client, mesh, &mut failures).await;
+    }
+    let (secret, namespace) = (&args.ca_bundle_secret_name, &environment.osm_namespace);
+    match delete(
+        client,
+        &format!("/api/v1/namespaces/{namespace}/secrets/{secret}"),
+    )
+    .await
+    {
+        Ok(true) => println!("Successfully deleted OSM secret {secret} in namespace {namespace}"),
+        Ok(false) => {
+            println!("Ignoring - did not find OSM secret {secret} in namespace {namespace}")
+        }
+        Err(error) => report("secret", secret, Err(error), "Secrets", &mut failures),
+    }
+    Ok(failures)
+}
+
+async fn delete_webhooks(client: &Client, mesh: &str, failures: &mut Vec<String>) {
     for (kind, plural, app) in [
         (
             "MutatingWebhookConfiguration",
@@ -253,23 +276,9 @@ async fn delete_cluster_wide(
             Ok(names) => names
                 .iter()
                 .for_each(|name| println!("Successfully deleted OSM {kind}: {name}")),
-            Err(error) => report(kind, mesh, Err(error), &format!("{kind}s"), &mut failures),
+            Err(error) => report(kind, mesh, Err(error), &format!("{kind}s"), failures),
         }
     }
-    let (secret, namespace) = (&args.ca_bundle_secret_name, &environment.osm_namespace);
-    match delete(
-        client,
-        &format!("/api/v1/namespaces/{namespace}/secrets/{secret}"),
-    )
-    .await
-    {
-        Ok(true) => println!("Successfully deleted OSM secret {secret} in namespace {namespace}"),
-        Ok(false) => println!(
-            "Ignoring - did not find OSM secret {secret} in namespace {namespace}. Use --mesh-namespace to delete mesh resources from the correct namespace"
-        ),
-        Err(error) => report("secret", secret, Err(error), "Secrets", &mut failures),
-    }
-    Ok(failures)
 }
 
 fn report(

@@ -25,7 +25,9 @@ pub fn mutate(
     mesh_config: &MeshConfig,
     settings: &Settings,
 ) -> Result<Patch, InjectError> {
-    if decide(pod, namespace, settings)? != Decision::Inject {
+    // Interception mode "none" means no injection at all; "ebpf" gets the same rules another way, so it is taken as well.
+    let no_interception = mesh_config.spec.traffic.interception_mode == "none";
+    if decide(pod, namespace, settings)? != Decision::Inject || no_interception {
         return Ok(Patch(Vec::new()));
     }
     let mut injected = pod.clone();
@@ -184,3 +186,6 @@ fn refuse_container(container: &Container) -> Result<(), InjectError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;
