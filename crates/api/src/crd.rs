@@ -11,7 +11,9 @@ use crate::{access, config, labels, policy, specs, split};
 pub fn crds() -> Vec<CustomResourceDefinition> {
     definitions()
         .into_iter()
-        .map(|definition| serde_json::from_value(definition).expect("a definition built here has the right shape"))
+        .map(|definition| {
+            serde_json::from_value(definition).expect("a definition built here has the right shape")
+        })
         .collect()
 }
 
@@ -20,7 +22,8 @@ fn definitions() -> Vec<Value> {
     use policy::v1alpha1::{Egress, IngressBackend, Retry, UpstreamTrafficSetting};
 
     let mesh_config = MeshConfig::schema_of_spec();
-    let status_column = json!([{ "name": "Status", "type": "string", "jsonPath": ".status.currentStatus" }]);
+    let status_column =
+        json!([{ "name": "Status", "type": "string", "jsonPath": ".status.currentStatus" }]);
     let service_column = json!([{
         "name": "Service", "type": "string", "jsonPath": ".spec.service",
         "description": "The apex service of this split."
@@ -29,7 +32,11 @@ fn definitions() -> Vec<Value> {
         Definition::of::<MeshConfig>("meshconfig")
             .version(Version::stored("v1alpha2", mesh_config.clone()))
             .version(
-                Version::served("v1alpha1", without(mesh_config, config::v1alpha2::NOT_IN_V1ALPHA1)).deprecated(
+                Version::served(
+                    "v1alpha1",
+                    without(mesh_config, config::v1alpha2::NOT_IN_V1ALPHA1),
+                )
+                .deprecated(
                     "config.openservicemesh.io/v1alpha1 MeshConfig is deprecated; \
                      use config.openservicemesh.io/v1alpha2 MeshConfig",
                 ),
@@ -39,34 +46,51 @@ fn definitions() -> Vec<Value> {
             .version(Version::stored("v1alpha1", Egress::schema_of_spec()))
             .build(),
         Definition::of::<IngressBackend>("ingressbackend")
-            .version(Version::stored("v1alpha1", IngressBackend::schema_of_spec()).status().columns(&status_column))
+            .version(
+                Version::stored("v1alpha1", IngressBackend::schema_of_spec())
+                    .status()
+                    .columns(&status_column),
+            )
             .build(),
         Definition::of::<Retry>("retry")
             .version(Version::stored("v1alpha1", Retry::schema_of_spec()))
             .build(),
         Definition::of::<UpstreamTrafficSetting>("upstreamtrafficsetting")
             .version(
-                Version::stored("v1alpha1", UpstreamTrafficSetting::schema_of_spec()).status().columns(&status_column),
+                Version::stored("v1alpha1", UpstreamTrafficSetting::schema_of_spec())
+                    .status()
+                    .columns(&status_column),
             )
             .build(),
         Definition::of::<specs::v1alpha4::HTTPRouteGroup>("htr")
-            .version(Version::stored("v1alpha4", specs::v1alpha4::HTTPRouteGroup::schema_of_spec()))
+            .version(Version::stored(
+                "v1alpha4",
+                specs::v1alpha4::HTTPRouteGroup::schema_of_spec(),
+            ))
             .retired(&["v1alpha3", "v1alpha2", "v1alpha1"])
             .build(),
         Definition::of::<specs::v1alpha4::TCPRoute>("tr")
-            .version(Version::stored("v1alpha4", specs::v1alpha4::TCPRoute::schema_of_spec()))
+            .version(Version::stored(
+                "v1alpha4",
+                specs::v1alpha4::TCPRoute::schema_of_spec(),
+            ))
             .retired(&["v1alpha3", "v1alpha2", "v1alpha1"])
             .build(),
         Definition::of::<access::v1alpha3::TrafficTarget>("tt")
-            .version(Version::stored("v1alpha3", access::v1alpha3::TrafficTarget::schema_of_spec()))
+            .version(Version::stored(
+                "v1alpha3",
+                access::v1alpha3::TrafficTarget::schema_of_spec(),
+            ))
             .retired(&["v1alpha2", "v1alpha1"])
             .build(),
         Definition::of::<split::v1alpha4::TrafficSplit>("ts")
             .version(
-                Version::stored("v1alpha4", split::v1alpha4::TrafficSplit::schema_of_spec()).columns(&service_column),
+                Version::stored("v1alpha4", split::v1alpha4::TrafficSplit::schema_of_spec())
+                    .columns(&service_column),
             )
             .version(
-                Version::served("v1alpha2", split::v1alpha2::TrafficSplit::schema_of_spec()).columns(&service_column),
+                Version::served("v1alpha2", split::v1alpha2::TrafficSplit::schema_of_spec())
+                    .columns(&service_column),
             )
             .retired(&["v1alpha3"])
             .build(),
@@ -182,7 +206,10 @@ pub(crate) fn schema_of<T: JsonSchema>() -> Value {
     let mut settings = SchemaSettings::openapi3();
     settings.inline_subschemas = true;
     settings.meta_schema = None;
-    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    let mut schema = settings
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value();
     make_structural(&mut schema);
     schema
 }
@@ -192,9 +219,15 @@ pub(crate) fn schema_of<T: JsonSchema>() -> Value {
 /// and would make the server write fields that nobody set (the wanted ones are marked [`DEFAULT`]); an optional
 /// struct is an `anyOf` with null; bounds of Rust's integer types say nothing that users should see.
 fn make_structural(schema: &mut Value) {
-    let Some(object) = schema.as_object_mut() else { return };
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
     if let Some(options) = object.remove("anyOf") {
-        let inner = options.as_array().into_iter().flatten().find(|option| option.get("type").is_some_and(is_not_null));
+        let inner = options
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|option| option.get("type").is_some_and(is_not_null));
         for (key, value) in inner.and_then(Value::as_object).into_iter().flatten() {
             object.entry(key.clone()).or_insert_with(|| value.clone());
         }
@@ -205,7 +238,11 @@ fn make_structural(schema: &mut Value) {
     if let Some(value) = object.remove(DEFAULT) {
         object.insert("default".into(), value);
     }
-    if object.get("maximum").and_then(Value::as_f64).is_some_and(|bound| bound > MAX_PORT) {
+    if object
+        .get("maximum")
+        .and_then(Value::as_f64)
+        .is_some_and(|bound| bound > MAX_PORT)
+    {
         object.remove("maximum");
     }
     if let Some(Value::Object(properties)) = object.get_mut("properties") {

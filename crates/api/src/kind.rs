@@ -31,7 +31,7 @@ macro_rules! kind {
                     name: Some(name.to_owned()),
                     ..Default::default()
                 };
-                Self { metadata, spec, ..Default::default() }
+                Self { metadata, spec, $(status: None::<$status>)? }
             }
 
             pub(crate) fn schema_of_spec() -> serde_json::Value {

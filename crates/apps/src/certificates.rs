@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 
 /// A TLS configuration and the authority that clients must trust to accept it.
@@ -29,12 +31,17 @@ pub fn certificates(names: &[String]) -> anyhow::Result<Certificates> {
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], key.into())?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Certificates { authority: authority.pem(), server: Arc::new(server) })
+    Ok(Certificates {
+        authority: authority.pem(),
+        server: Arc::new(server),
+    })
 }
 
 fn authority() -> anyhow::Result<CertifiedIssuer<'static, KeyPair>> {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "outside world demo CA");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "outside world demo CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)

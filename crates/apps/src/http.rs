@@ -42,14 +42,22 @@ pub async fn listen(port: u16) -> anyhow::Result<TcpListener> {
     let any: SocketAddr = (std::net::Ipv6Addr::UNSPECIFIED, port).into();
     match TcpListener::bind(any).await {
         Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error).with_context(|| format!("port {port}")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(error).with_context(|| format!("port {port}"))
+        }
         // No IPv6 on this machine.
-        Err(_) => TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).await.with_context(|| format!("port {port}")),
+        Err(_) => TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port))
+            .await
+            .with_context(|| format!("port {port}")),
     }
 }
 
 /// Answers requests on a listener until the listener's future is dropped.
-pub async fn serve<H, F>(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, handler: H) -> anyhow::Result<()>
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    handler: H,
+) -> anyhow::Result<()>
 where
     H: Fn(Request<Incoming>, Origin) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
@@ -76,7 +84,12 @@ where
     }
 }
 
-async fn connection<H, F>(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, handler: H) -> anyhow::Result<()>
+async fn connection<H, F>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    handler: H,
+) -> anyhow::Result<()>
 where
     H: Fn(Request<Incoming>, Origin) -> F + Send + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
@@ -86,9 +99,27 @@ where
     match tls {
         Some(acceptor) => {
             let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
-            requests(stream, Origin { address, scheme: "https" }, handler).await
+            requests(
+                stream,
+                Origin {
+                    address,
+                    scheme: "https",
+                },
+                handler,
+            )
+            .await
         }
-        None => requests(stream, Origin { address, scheme: "http" }, handler).await,
+        None => {
+            requests(
+                stream,
+                Origin {
+                    address,
+                    scheme: "http",
+                },
+                handler,
+            )
+            .await
+        }
     }
 }
 
@@ -112,7 +143,11 @@ where
 /// The length is stated on answers to HEAD too, where no body follows (RFC 9110 §8.6).
 fn finish(response: Response<Full<Bytes>>, head: bool) -> Response<Full<Bytes>> {
     let (mut parts, body) = response.into_parts();
-    let length = hyper::body::Body::size_hint(&body).exact().unwrap_or_default();
-    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    let length = hyper::body::Body::size_hint(&body)
+        .exact()
+        .unwrap_or_default();
+    parts
+        .headers
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     Response::from_parts(parts, if head { Full::default() } else { body })
 }

@@ -49,13 +49,19 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
 /// The headers that tell which pod answered.
 fn headers_from_environment() -> HeaderMap {
-    let hostname = std::env::var("HOSTNAME").ok().map(|name| ("podname".to_owned(), name));
-    let variables = std::env::vars().filter_map(|(key, value)| Some((key.strip_prefix(HEADER_VARIABLE)?.to_owned(), value)));
+    let hostname = std::env::var("HOSTNAME")
+        .ok()
+        .map(|name| ("podname".to_owned(), name));
+    let variables = std::env::vars()
+        .filter_map(|(key, value)| Some((key.strip_prefix(HEADER_VARIABLE)?.to_owned(), value)));
     hostname
         .into_iter()
         .chain(variables)
         .filter_map(|(name, value)| {
-            Some((name.to_lowercase().parse::<HeaderName>().ok()?, HeaderValue::from_str(&value).ok()?))
+            Some((
+                name.to_lowercase().parse::<HeaderName>().ok()?,
+                HeaderValue::from_str(&value).ok()?,
+            ))
         })
         .collect()
 }
@@ -67,26 +73,50 @@ pub async fn answer(request: Request<Incoming>, origin: Origin) -> Response<Full
     let path = parts.uri.path();
     let word = |prefix: &str| path.strip_prefix(prefix).map(str::to_owned);
     let mut response = match path {
-        "/get" => only(&parts.method, &[Method::GET], || json_answer(&echo.page(&["args", "headers", "origin", "url"]))),
-        "/headers" => only(&parts.method, &[Method::GET], || json_answer(&echo.page(&["headers"]))),
-        "/ip" => only(&parts.method, &[Method::GET], || json_answer(&echo.page(&["origin"]))),
-        "/user-agent" => only(&parts.method, &[Method::GET], || json_answer(&echo.user_agent())),
-        "/" => only(&parts.method, &[Method::GET], || text_answer(StatusCode::OK, "text/html; charset=utf-8", PAGE)),
+        "/get" => only(&parts.method, &[Method::GET], || {
+            json_answer(&echo.page(&["args", "headers", "origin", "url"]))
+        }),
+        "/headers" => only(&parts.method, &[Method::GET], || {
+            json_answer(&echo.page(&["headers"]))
+        }),
+        "/ip" => only(&parts.method, &[Method::GET], || {
+            json_answer(&echo.page(&["origin"]))
+        }),
+        "/user-agent" => only(&parts.method, &[Method::GET], || {
+            json_answer(&echo.user_agent())
+        }),
+        "/" => only(&parts.method, &[Method::GET], || {
+            text_answer(StatusCode::OK, "text/html; charset=utf-8", PAGE)
+        }),
         "/post" | "/put" | "/patch" | "/delete" => {
             let method = path.trim_start_matches('/').to_uppercase();
-            if parts.method.as_str() == method { echo.with_body(body).await } else { not_allowed(&method) }
+            if parts.method.as_str() == method {
+                echo.with_body(body).await
+            } else {
+                not_allowed(&method)
+            }
         }
         _ if path == "/anything" || path.starts_with("/anything/") => echo.with_body(body).await,
         _ => match (word("/status/"), word("/delay/")) {
             (Some(code), _) => status(&code),
             (_, Some(seconds)) => delay(&seconds, &echo).await,
-            _ => text_answer(StatusCode::NOT_FOUND, "text/html; charset=utf-8", "<h1>Not Found</h1>\n"),
+            _ => text_answer(
+                StatusCode::NOT_FOUND,
+                "text/html; charset=utf-8",
+                "<h1>Not Found</h1>\n",
+            ),
         },
     };
     let headers = response.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_ORIGIN,
+        HeaderValue::from_static("*"),
+    );
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        HeaderValue::from_static("true"),
+    );
     response
 }
 
@@ -110,10 +140,23 @@ impl Echo {
         let mut headers: Map<String, Value> = Map::new();
         headers.insert("Host".into(), host.into());
         for (name, value) in &parts.headers {
-            headers.insert(title_case(name.as_str()), String::from_utf8_lossy(value.as_bytes()).into());
+            headers.insert(
+                title_case(name.as_str()),
+                String::from_utf8_lossy(value.as_bytes()).into(),
+            );
         }
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        let args: Map<String, Value> = parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(argument).collect();
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        let args: Map<String, Value> = parts
+            .uri
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(argument)
+            .collect();
         let fields = json!({
             "args": args,
             "headers": headers,
@@ -121,12 +164,18 @@ impl Echo {
             "origin": origin.address.to_string(),
             "url": format!("{}://{host}{target}", origin.scheme),
         });
-        let Value::Object(fields) = fields else { unreachable!("built as an object above") };
+        let Value::Object(fields) = fields else {
+            unreachable!("built as an object above")
+        };
         Self { fields }
     }
 
     fn page(&self, names: &[&str]) -> Value {
-        self.fields.iter().filter(|(name, _)| names.contains(&name.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+        self.fields
+            .iter()
+            .filter(|(name, _)| names.contains(&name.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
     }
 
     fn user_agent(&self) -> Value {
@@ -135,11 +184,18 @@ impl Echo {
 
     async fn with_body(&self, body: Incoming) -> Response<Full<Bytes>> {
         let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
-            return text_answer(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", "the body is too large, or it broke off\n");
+            return text_answer(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "text/plain",
+                "the body is too large, or it broke off\n",
+            );
         };
         let mut fields = self.fields.clone();
         let data = String::from_utf8_lossy(&body.to_bytes()).into_owned();
-        fields.insert("json".into(), serde_json::from_str(&data).unwrap_or(Value::Null));
+        fields.insert(
+            "json".into(),
+            serde_json::from_str(&data).unwrap_or(Value::Null),
+        );
         fields.insert("data".into(), data.into());
         json_answer(&Value::Object(fields))
     }
@@ -154,22 +210,39 @@ fn argument(pair: &str) -> (String, Value) {
 fn title_case(name: &str) -> String {
     let word = |word: &str| {
         let mut letters = word.chars();
-        letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()
+        letters
+            .next()
+            .map(|first| first.to_uppercase().chain(letters).collect::<String>())
+            .unwrap_or_default()
     };
     name.split('-').map(word).collect::<Vec<_>>().join("-")
 }
 
-fn only(method: &Method, allowed: &[Method], page: impl FnOnce() -> Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+fn only(
+    method: &Method,
+    allowed: &[Method],
+    page: impl FnOnce() -> Response<Full<Bytes>>,
+) -> Response<Full<Bytes>> {
     // Whoever answers GET answers HEAD: the upstream suites probe with HEAD.
     if allowed.contains(method) || (method == Method::HEAD && allowed.contains(&Method::GET)) {
         page()
     } else {
-        not_allowed(&allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", "))
+        not_allowed(
+            &allowed
+                .iter()
+                .map(Method::as_str)
+                .collect::<Vec<_>>()
+                .join(", "),
+        )
     }
 }
 
 fn not_allowed(allowed: &str) -> Response<Full<Bytes>> {
-    let mut response = text_answer(StatusCode::METHOD_NOT_ALLOWED, "text/html; charset=utf-8", "<h1>Method Not Allowed</h1>\n");
+    let mut response = text_answer(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "text/html; charset=utf-8",
+        "<h1>Method Not Allowed</h1>\n",
+    );
     if let Ok(allowed) = HeaderValue::from_str(allowed) {
         response.headers_mut().insert(header::ALLOW, allowed);
     }
@@ -177,9 +250,18 @@ fn not_allowed(allowed: &str) -> Response<Full<Bytes>> {
 }
 
 fn status(code: &str) -> Response<Full<Bytes>> {
-    match code.parse().ok().and_then(|code| StatusCode::from_u16(code).ok()).filter(|code| code.as_u16() >= 200) {
+    match code
+        .parse()
+        .ok()
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .filter(|code| code.as_u16() >= 200)
+    {
         Some(code) => text_answer(code, "text/html; charset=utf-8", ""),
-        None => text_answer(StatusCode::BAD_REQUEST, "text/html; charset=utf-8", "Invalid status code"),
+        None => text_answer(
+            StatusCode::BAD_REQUEST,
+            "text/html; charset=utf-8",
+            "Invalid status code",
+        ),
     }
 }
 
@@ -189,7 +271,11 @@ async fn delay(seconds: &str, echo: &Echo) -> Response<Full<Bytes>> {
             tokio::time::sleep(Duration::from_secs_f64(seconds.min(MAX_DELAY))).await;
             json_answer(&echo.page(&["args", "headers", "origin", "url"]))
         }
-        _ => text_answer(StatusCode::BAD_REQUEST, "text/html; charset=utf-8", "Invalid delay"),
+        _ => text_answer(
+            StatusCode::BAD_REQUEST,
+            "text/html; charset=utf-8",
+            "Invalid delay",
+        ),
     }
 }
 
@@ -200,7 +286,11 @@ fn json_answer(page: &Value) -> Response<Full<Bytes>> {
 }
 
 /// An answer with a text.
-pub fn text_answer(status: StatusCode, kind: &'static str, text: &'static str) -> Response<Full<Bytes>> {
+pub fn text_answer(
+    status: StatusCode,
+    kind: &'static str,
+    text: &'static str,
+) -> Response<Full<Bytes>> {
     let mut response = with_type(kind, Bytes::from_static(text.as_bytes()));
     *response.status_mut() = status;
     response
@@ -208,7 +298,9 @@ pub fn text_answer(status: StatusCode, kind: &'static str, text: &'static str) -
 
 fn with_type(kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -225,7 +317,14 @@ mod tests {
 
     #[test]
     fn status_pages_take_any_final_code_and_refuse_the_rest() {
-        for (code, expected) in [("200", 200), ("404", 404), ("511", 511), ("100", 400), ("abc", 400), ("99999", 400)] {
+        for (code, expected) in [
+            ("200", 200),
+            ("404", 404),
+            ("511", 511),
+            ("100", 400),
+            ("abc", 400),
+            ("99999", 400),
+        ] {
             assert_eq!(status(code).status().as_u16(), expected, "{code}");
         }
     }

@@ -39,7 +39,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Fails only if a provider is already installed, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
     let outcome = match arguments.role {
         Role::Sniff(options) => sniff::run(&options),
         role => serve(role),
@@ -54,7 +57,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(role: Role) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let work = async {
             match role {
@@ -65,7 +70,8 @@ fn serve(role: Role) -> anyhow::Result<()> {
                 Role::Sniff(_) => Ok(()),
             }
         };
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
             outcome = work => outcome,
             _ = terminate.recv() => Ok(()),

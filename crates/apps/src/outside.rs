@@ -60,7 +60,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         servers.spawn(tcp::banner(tcp::BannerOptions { port }));
     }
     if let Some(file) = &options.ca_out {
-        std::fs::write(file, certificates.authority).with_context(|| format!("{}: cannot be written", file.display()))?;
+        std::fs::write(file, certificates.authority)
+            .with_context(|| format!("{}: cannot be written", file.display()))?;
     }
     println!("outside: serving {}", options.names.join(", "));
     match servers.join_next().await {
@@ -87,7 +88,10 @@ fn site() -> Response<Full<Bytes>> {
     let page = "<!DOCTYPE html>\n<title>Open Service Mesh</title>\n";
     let mut response = text_answer(StatusCode::OK, "text/html; charset=UTF-8", page);
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=0, must-revalidate"));
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=0, must-revalidate"),
+    );
     headers.insert(header::SERVER, HeaderValue::from_static("Netlify"));
     response
 }

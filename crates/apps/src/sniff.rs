@@ -7,7 +7,10 @@ use anyhow::Context;
 use clap::Args;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+    sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use packet::segment;
@@ -57,10 +60,20 @@ const SHOWN: usize = 16;
 
 /// Watches and reports; the first line says that it watches.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let index = if_nametoindex(options.interface.as_str()).with_context(|| format!("interface {}", options.interface))?;
-    let socket = socket(AddressFamily::Packet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
-        .context("raw socket (capability NET_RAW)")?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(TICK.as_millis() as i64))?;
+    let index = if_nametoindex(options.interface.as_str())
+        .with_context(|| format!("interface {}", options.interface))?;
+    let socket = socket(
+        AddressFamily::Packet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::EthAll,
+    )
+    .context("raw socket (capability NET_RAW)")?;
+    setsockopt(
+        &socket,
+        sockopt::ReceiveTimeout,
+        &TimeVal::milliseconds(TICK.as_millis() as i64),
+    )?;
     println!("watching port {} on {}", options.port, options.interface);
     let deadline = Instant::now() + Duration::from_secs(options.seconds);
     let mut tally = Tally::default();
@@ -72,7 +85,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             Err(error) => return Err(error).context("raw socket"),
         };
         let here = from.is_some_and(|from| u32::try_from(from.ifindex()) == Ok(index));
-        if here && let Some(payload) = buffer.get(..length).and_then(|packet| segment(packet, options.port)) {
+        if here
+            && let Some(payload) = buffer
+                .get(..length)
+                .and_then(|packet| segment(packet, options.port))
+        {
             tally.add(payload, options.marker.as_bytes());
         }
     }
@@ -94,17 +111,29 @@ impl Tally {
         self.bytes += payload.len() as u64;
         self.tls_records += u64::from(is_tls_record(payload));
         let joined = [self.tail.as_slice(), payload].concat();
-        self.with_marker += u64::from(!marker.is_empty() && joined.windows(marker.len()).any(|window| window == marker));
+        self.with_marker += u64::from(
+            !marker.is_empty() && joined.windows(marker.len()).any(|window| window == marker),
+        );
         let keep = marker.len().saturating_sub(1).min(payload.len());
         self.tail = payload.iter().skip(payload.len() - keep).copied().collect();
     }
 
     fn report(&self, marker: &str) {
-        let hex: Vec<String> = self.first.iter().map(|byte| format!("{byte:02x}")).collect();
-        println!("packets with payload: {}, bytes: {}", self.packets, self.bytes);
+        let hex: Vec<String> = self
+            .first
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        println!(
+            "packets with payload: {}, bytes: {}",
+            self.packets, self.bytes
+        );
         println!("first bytes: {}", hex.join(" "));
         println!("packets that begin a TLS record: {}", self.tls_records);
-        println!("packets with {marker:?} in clear text: {}", self.with_marker);
+        println!(
+            "packets with {marker:?} in clear text: {}",
+            self.with_marker
+        );
     }
 }
 
@@ -122,7 +151,10 @@ mod tests {
         let mut tally = Tally::default();
         tally.add(b"GET /anything/mar", b"marker");
         tally.add(b"ker HTTP/1.1", b"marker");
-        assert_eq!((tally.packets, tally.with_marker, tally.tls_records), (2, 1, 0));
+        assert_eq!(
+            (tally.packets, tally.with_marker, tally.tls_records),
+            (2, 1, 0)
+        );
     }
 
     #[test]

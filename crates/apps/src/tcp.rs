@@ -54,7 +54,9 @@ pub async fn echo(options: EchoOptions) -> anyhow::Result<()> {
 pub async fn banner(options: BannerOptions) -> anyhow::Result<()> {
     each(options.port, "banner", |mut stream| async move {
         stream.write_all(BANNER).await?;
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop)
+        tokio::io::copy(&mut stream, &mut tokio::io::sink())
+            .await
+            .map(drop)
     })
     .await
 }

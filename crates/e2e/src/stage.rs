@@ -83,10 +83,17 @@ impl Programs {
         let folder = this.parent().context("own folder")?;
         let found = |name: &str| {
             let path = folder.join(name);
-            ensure!(path.exists(), "{}: not there; build it first", path.display());
+            ensure!(
+                path.exists(),
+                "{}: not there; build it first",
+                path.display()
+            );
             Ok(path)
         };
-        Ok(Self { osm: found("osm")?, apps: found("osm-apps")? })
+        Ok(Self {
+            osm: found("osm")?,
+            apps: found("osm-apps")?,
+        })
     }
 }
 
@@ -95,7 +102,9 @@ impl Programs {
 impl Stage {
     /// A stage in a folder. The cluster is not there yet: [`Stage::up`].
     pub fn new(cluster: Cluster, programs: Programs, directory: &Path) -> Result<Self> {
-        let directory = directory.canonicalize().with_context(|| directory.display().to_string())?;
+        let directory = directory
+            .canonicalize()
+            .with_context(|| directory.display().to_string())?;
         let bin = directory.join("bin");
         std::fs::create_dir_all(&bin)?;
         for (name, program) in [("osm", &programs.osm), ("osm-apps", &programs.apps)] {
@@ -105,9 +114,17 @@ impl Stage {
         }
         let kubeconfig = match cluster {
             Cluster::Embedded => directory.join("kubeconfig"),
-            Cluster::Kubernetes => std::env::var_os("KUBECONFIG").map(PathBuf::from).context("KUBECONFIG is not set")?,
+            Cluster::Kubernetes => std::env::var_os("KUBECONFIG")
+                .map(PathBuf::from)
+                .context("KUBECONFIG is not set")?,
         };
-        Ok(Self { cluster, programs, directory, kubeconfig, outside: Vec::new() })
+        Ok(Self {
+            cluster,
+            programs,
+            directory,
+            kubeconfig,
+            outside: Vec::new(),
+        })
     }
 
     /// The kind of cluster.
@@ -128,7 +145,14 @@ impl Stage {
     /// Brings the embedded cluster up; on a Kubernetes that is there already, looks whether it answers.
     pub async fn up(&self) -> Result<Output> {
         let output = match self.cluster {
-            Cluster::Embedded => run(&mut self.program(&self.programs.osm, &["local", "up"]), None, BRING_UP).await?,
+            Cluster::Embedded => {
+                run(
+                    &mut self.program(&self.programs.osm, &["local", "up"]),
+                    None,
+                    BRING_UP,
+                )
+                .await?
+            }
             Cluster::Kubernetes => self.kubectl(&["get", "nodes"]).await?,
         };
         ensure!(output.succeeded(), "{}", output.complaint());
@@ -141,7 +165,12 @@ impl Stage {
             end(child).await;
         }
         if self.cluster == Cluster::Embedded {
-            let output = run(&mut self.program(&self.programs.osm, &["local", "down"]), None, COMMAND).await?;
+            let output = run(
+                &mut self.program(&self.programs.osm, &["local", "down"]),
+                None,
+                COMMAND,
+            )
+            .await?;
             ensure!(output.succeeded(), "{}", output.complaint());
         }
         Ok(())
@@ -151,7 +180,11 @@ impl Stage {
     pub fn clean(&self) -> Result<()> {
         for entry in std::fs::read_dir(&self.directory)? {
             let path = entry?.path();
-            let removed = if path.is_dir() && !path.is_symlink() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            let removed = if path.is_dir() && !path.is_symlink() {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
             removed.with_context(|| path.display().to_string())?;
         }
         Ok(())
@@ -159,27 +192,49 @@ impl Stage {
 
     /// kubectl on this cluster.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<Output> {
-        run(&mut self.program(Path::new("kubectl"), arguments), None, COMMAND).await
+        run(
+            &mut self.program(Path::new("kubectl"), arguments),
+            None,
+            COMMAND,
+        )
+        .await
     }
 
     /// kubectl with a text on its standard input.
     pub async fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<Output> {
-        run(&mut self.program(Path::new("kubectl"), arguments), Some(input), COMMAND).await
+        run(
+            &mut self.program(Path::new("kubectl"), arguments),
+            Some(input),
+            COMMAND,
+        )
+        .await
     }
 
     /// `kubectl apply -f -`; an error if it is refused.
     pub async fn apply(&self, manifests: &str) -> Result<String> {
-        self.kubectl_with(&["apply", "-f", "-"], manifests).await?.text()
+        self.kubectl_with(&["apply", "-f", "-"], manifests)
+            .await?
+            .text()
     }
 
     /// The osm command on this cluster.
     pub async fn osm(&self, arguments: &[&str]) -> Result<Output> {
-        run(&mut self.program(&self.programs.osm, arguments), None, BRING_UP).await
+        run(
+            &mut self.program(&self.programs.osm, arguments),
+            None,
+            BRING_UP,
+        )
+        .await
     }
 
     /// A line of shell with kubectl, osm and osm-apps in its path, in the folder of the stage.
     pub async fn shell(&self, line: &str, limit: Duration) -> Result<Output> {
-        let mut output = run(&mut self.program(Path::new("bash"), &["-c", line]), None, limit).await?;
+        let mut output = run(
+            &mut self.program(Path::new("bash"), &["-c", line]),
+            None,
+            limit,
+        )
+        .await?;
         output.command = line.to_owned();
         Ok(output)
     }
@@ -189,28 +244,57 @@ impl Stage {
         let authority = self.directory.join(format!("{name}-ca.pem"));
         let log = std::fs::File::create(self.directory.join(format!("{name}.log")))?;
         let (program, mut words): (PathBuf, Vec<PathBuf>) = match self.cluster {
-            Cluster::Embedded => (self.programs.osm.clone(), vec!["local".into(), "outside".into()]),
-            Cluster::Kubernetes => prefix(&std::env::var("OSM_OUTSIDE").context("OSM_OUTSIDE is not set")?)?,
+            Cluster::Embedded => (
+                self.programs.osm.clone(),
+                vec!["local".into(), "outside".into()],
+            ),
+            Cluster::Kubernetes => {
+                prefix(&std::env::var("OSM_OUTSIDE").context("OSM_OUTSIDE is not set")?)?
+            }
         };
         words.extend(world.command(&self.programs.apps, &authority));
         let mut command = self.program(&program, &[]);
-        command.args(words).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        let mut child = command.spawn().with_context(|| format!("{}: cannot be started", program.display()))?;
+        command
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("{}: cannot be started", program.display()))?;
         let ready = eventually(OUTSIDE, async || {
-            ensure!(!matches!(child.try_wait(), Ok(Some(_))), "outside hosts ended");
+            ensure!(
+                !matches!(child.try_wait(), Ok(Some(_))),
+                "outside hosts ended"
+            );
             let text = std::fs::read_to_string(&authority).unwrap_or_default();
-            ensure!(text.contains("END CERTIFICATE"), "outside hosts do not listen yet");
+            ensure!(
+                text.contains("END CERTIFICATE"),
+                "outside hosts do not listen yet"
+            );
             Ok(text)
         })
         .await;
         self.outside.push(child);
-        ready.with_context(|| std::fs::read_to_string(self.directory.join(format!("{name}.log"))).unwrap_or_default())
+        ready.with_context(|| {
+            std::fs::read_to_string(self.directory.join(format!("{name}.log"))).unwrap_or_default()
+        })
     }
 
     /// Makes names known to the cluster's DNS, as lines of /etc/hosts; they replace the ones from before.
     pub async fn publish(&self, hosts: &str) -> Result<()> {
         let patch = serde_json::json!({ "data": { "hosts": hosts } }).to_string();
-        let patch_it = ["patch", "configmap", "dns", "-n", "kube-system", "--type=merge", "-p", &patch];
+        let patch_it = [
+            "patch",
+            "configmap",
+            "dns",
+            "-n",
+            "kube-system",
+            "--type=merge",
+            "-p",
+            &patch,
+        ];
         let output = self.kubectl(&patch_it).await?;
         if output.succeeded() {
             return Ok(());
@@ -234,7 +318,13 @@ impl Stage {
             .env("KUBECONFIG", &self.kubeconfig)
             .env("KUBECACHEDIR", self.directory.join("kube-cache"))
             .env("OSM_LOCAL_DIR", &self.directory)
-            .env("PATH", format!("{}:{path}:/usr/sbin:/sbin", self.directory.join("bin").display()));
+            .env(
+                "PATH",
+                format!(
+                    "{}:{path}:/usr/sbin:/sbin",
+                    self.directory.join("bin").display()
+                ),
+            );
         command
     }
 }
@@ -247,7 +337,13 @@ fn prefix(command: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
 
 /// Asks a child's process group to end, and ends it if it does not.
 async fn end(child: &mut Child) {
-    let Some(group) = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw) else { return };
+    let Some(group) = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .map(Pid::from_raw)
+    else {
+        return;
+    };
     let _ = killpg(group, Signal::SIGTERM);
     if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
         let _ = killpg(group, Signal::SIGKILL);
@@ -261,8 +357,14 @@ mod tests {
 
     #[test]
     fn clusters_have_two_names() {
-        assert_eq!("kubernetes".parse::<Cluster>().expect("known"), Cluster::Kubernetes);
+        assert_eq!(
+            "kubernetes".parse::<Cluster>().expect("known"),
+            Cluster::Kubernetes
+        );
         let error = "minikube".parse::<Cluster>().expect_err("unknown");
-        assert_eq!(error.to_string(), "CLUSTER=minikube: must be embedded or kubernetes");
+        assert_eq!(
+            error.to_string(),
+            "CLUSTER=minikube: must be embedded or kubernetes"
+        );
     }
 }

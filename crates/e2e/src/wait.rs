@@ -8,7 +8,10 @@ use anyhow::{Context, Result};
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// Tries until it succeeds; gives the last error and the time when the deadline has passed.
-pub async fn eventually<T>(limit: Duration, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+pub async fn eventually<T>(
+    limit: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
     let begin = Instant::now();
     loop {
         match attempt().await {
@@ -22,14 +25,20 @@ pub async fn eventually<T>(limit: Duration, mut attempt: impl AsyncFnMut() -> Re
 }
 
 /// Tries until it succeeds so many times in a row: a condition that flaps does not count.
-pub async fn steadily(times: u32, limit: Duration, mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+pub async fn steadily(
+    times: u32,
+    limit: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<()>,
+) -> Result<()> {
     let begin = Instant::now();
     let mut in_a_row = 0;
     while in_a_row < times {
         match attempt().await {
             Ok(()) => in_a_row += 1,
             Err(error) if begin.elapsed() >= limit => {
-                return Err(error).with_context(|| format!("not {times} times in a row within {} s", limit.as_secs()));
+                return Err(error).with_context(|| {
+                    format!("not {times} times in a row within {} s", limit.as_secs())
+                });
             }
             Err(_) => {
                 in_a_row = 0;
@@ -57,7 +66,12 @@ mod tests {
             Ok(())
         };
         assert!(steadily(2, Duration::ZERO, flapping).await.is_ok());
-        let error = steadily(3, Duration::ZERO, flapping).await.expect_err("flaps");
-        assert!(format!("{error:#}").contains("not 3 times in a row"), "{error:#}");
+        let error = steadily(3, Duration::ZERO, flapping)
+            .await
+            .expect_err("flaps");
+        assert!(
+            format!("{error:#}").contains("not 3 times in a row"),
+            "{error:#}"
+        );
     }
 }

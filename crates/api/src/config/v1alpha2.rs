@@ -87,7 +87,10 @@ pub struct SidecarSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sidecar_drivers: Vec<SidecarDriverSpec>,
     /// Sidecars talk plain text to each other (osm-edge)
-    #[serde(rename = "sidecarDisabledMTLS", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        rename = "sidecarDisabledMTLS",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub sidecar_disabled_mtls: bool,
     /// Compute resources of the sidecar container
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -142,7 +145,11 @@ pub struct SidecarDriverSpec {
     #[schemars(range(min = 1, max = 65535))]
     pub proxy_server_port: Option<u16>,
     /// Sidecars talk plain text to each other
-    #[serde(default, rename = "sidecarDisabledMTLS", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        rename = "sidecarDisabledMTLS",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub sidecar_disabled_mtls: bool,
 }
 
@@ -153,10 +160,16 @@ pub struct LocalDnsProxySpec {
     /// Switches the DNS proxy on
     pub enable: bool,
     /// First server asked
-    #[serde(rename = "primaryUpstreamDNSServerIPAddr", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "primaryUpstreamDNSServerIPAddr",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub primary_upstream_dns_server_ip_addr: String,
     /// Second server asked
-    #[serde(rename = "secondaryUpstreamDNSServerIPAddr", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "secondaryUpstreamDNSServerIPAddr",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub secondary_upstream_dns_server_ip_addr: String,
 }
 
@@ -179,11 +192,17 @@ pub struct TrafficSpec {
     /// Pods of the mesh may reach every destination outside it
     pub enable_egress: bool,
     /// CIDRs that bypass the sidecar on the way out
-    #[serde(rename = "outboundIPRangeExclusionList", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "outboundIPRangeExclusionList",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     #[schemars(schema_with = "cidrs")]
     pub outbound_ip_range_exclusion_list: Vec<String>,
     /// The only CIDRs that go through the sidecar on the way out
-    #[serde(rename = "outboundIPRangeInclusionList", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "outboundIPRangeInclusionList",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     #[schemars(schema_with = "cidrs")]
     pub outbound_ip_range_inclusion_list: Vec<String>,
     /// Ports that bypass the sidecar on the way out
@@ -204,10 +223,16 @@ pub struct TrafficSpec {
     #[schemars(extend("enum" = ["iptables", "ebpf", "none"]))]
     pub interception_mode: String,
     /// Balance HTTP/1.1 per request instead of per connection (osm-edge)
-    #[serde(rename = "http1PerRequestLoadBalancing", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        rename = "http1PerRequestLoadBalancing",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub http1_per_request_load_balancing: bool,
     /// Balance HTTP/2 per request instead of per connection (osm-edge)
-    #[serde(rename = "http2PerRequestLoadBalancing", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        rename = "http2PerRequestLoadBalancing",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub http2_per_request_load_balancing: bool,
     /// External authorization of inbound and ingress traffic
     #[serde(skip_serializing_if = "Option::is_none")]

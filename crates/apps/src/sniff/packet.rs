@@ -23,12 +23,20 @@ fn ipv4(packet: &[u8]) -> Option<&[u8]> {
     let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
     // The length is zero on packets that the kernel has yet to cut (segmentation offload).
     let end = if total == 0 { packet.len() } else { total };
-    if *packet.get(9)? != TCP { None } else { packet.get(header..end) }
+    if *packet.get(9)? != TCP {
+        None
+    } else {
+        packet.get(header..end)
+    }
 }
 
 /// Pods send no extension headers, so TCP follows the fixed header or this is no TCP.
 fn ipv6(packet: &[u8]) -> Option<&[u8]> {
-    if *packet.get(6)? != TCP { None } else { packet.get(40..) }
+    if *packet.get(6)? != TCP {
+        None
+    } else {
+        packet.get(40..)
+    }
 }
 
 #[cfg(test)]
@@ -57,7 +65,10 @@ mod tests {
         ip6[0] = 0x60;
         ip6[6] = TCP;
         let six = [ip6.as_slice(), &tcp(40000, 80, b"six")].concat();
-        assert_eq!(segment(&over_ipv4(&tcp(80, 40000, b"four")), 80), Some(&b"four"[..]));
+        assert_eq!(
+            segment(&over_ipv4(&tcp(80, 40000, b"four")), 80),
+            Some(&b"four"[..])
+        );
         assert_eq!(segment(&six, 80), Some(&b"six"[..]));
         assert_eq!(segment(&over_ipv4(&tcp(81, 40000, b"four")), 80), None);
     }

@@ -46,7 +46,11 @@ fn main() -> ExitCode {
         }
     }
     println!("{passed} passed, {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn run_page(page: &str) -> Result<usize> {
@@ -54,8 +58,13 @@ fn run_page(page: &str) -> Result<usize> {
     let steps = steps(&text);
     let mut shell = Shell::start()?;
     for step in &steps {
-        println!("  {page}:{}: $ {}", step.line, step.command.lines().next().unwrap_or_default());
-        run_step(&mut shell, step).with_context(|| format!("line {}: $ {}", step.line, step.command))?;
+        println!(
+            "  {page}:{}: $ {}",
+            step.line,
+            step.command.lines().next().unwrap_or_default()
+        );
+        run_step(&mut shell, step)
+            .with_context(|| format!("line {}: $ {}", step.line, step.command))?;
     }
     Ok(steps.len())
 }
@@ -90,18 +99,28 @@ impl Shell {
             .context("bash cannot be started")?;
         let input = child.stdin.take().context("bash has no input")?;
         let output = BufReader::new(child.stdout.take().context("bash has no output")?);
-        Ok(Self { child, input, output })
+        Ok(Self {
+            child,
+            input,
+            output,
+        })
     }
 
     /// Runs one command to its end; its exit status and the lines it printed on both streams.
     fn run(&mut self, command: &str) -> Result<(i32, Vec<String>)> {
-        writeln!(self.input, "{{ {command}\n}} 2>&1 </dev/null\nprintf '\\n%s %s\\n' {MARK} $?")?;
+        writeln!(
+            self.input,
+            "{{ {command}\n}} 2>&1 </dev/null\nprintf '\\n%s %s\\n' {MARK} $?"
+        )?;
         self.input.flush()?;
         let mut lines = Vec::new();
         for line in (&mut self.output).lines() {
             let line = line?;
             if let Some(status) = line.strip_prefix(MARK) {
-                while lines.last().is_some_and(|line: &String| line.trim().is_empty()) {
+                while lines
+                    .last()
+                    .is_some_and(|line: &String| line.trim().is_empty())
+                {
                     lines.pop();
                 }
                 return Ok((status.trim().parse().unwrap_or(-1), lines));
@@ -143,8 +162,14 @@ fn steps(text: &str) -> Vec<Step> {
                 here_document = None;
             }
         } else if let Some(command) = line.strip_prefix("$ ") {
-            here_document = command.split_once("<<").map(|(_, mark)| mark.trim().trim_matches('\'').to_owned());
-            steps.push(Step { line: index + 1, command: command.to_owned(), expected: Vec::new() });
+            here_document = command
+                .split_once("<<")
+                .map(|(_, mark)| mark.trim().trim_matches('\'').to_owned());
+            steps.push(Step {
+                line: index + 1,
+                command: command.to_owned(),
+                expected: Vec::new(),
+            });
             fresh = false;
         } else if let (false, Some(step)) = (fresh, steps.last_mut()) {
             step.expected.push(line.trim_end().to_owned());
@@ -154,9 +179,17 @@ fn steps(text: &str) -> Vec<Step> {
 }
 
 fn only_reads(command: &str) -> bool {
-    ["kubectl get", "kubectl exec", "kubectl logs", "kubectl describe", "osm mesh list", "osm namespace list", "curl "]
-        .iter()
-        .any(|prefix| command.starts_with(prefix))
+    [
+        "kubectl get",
+        "kubectl exec",
+        "kubectl logs",
+        "kubectl describe",
+        "osm mesh list",
+        "osm namespace list",
+        "curl ",
+    ]
+    .iter()
+    .any(|prefix| command.starts_with(prefix))
 }
 
 /// Do the printed lines match the page's? An empty expectation matches anything.
@@ -164,7 +197,12 @@ fn matches(expected: &[String], printed: &[String]) -> bool {
     match expected.split_first() {
         None => true,
         Some((first, rest)) if first.trim() == "..." => {
-            rest.is_empty() || (0..=printed.len()).any(|skip| printed.get(skip..).is_some_and(|tail| matches_exactly(rest, tail)))
+            rest.is_empty()
+                || (0..=printed.len()).any(|skip| {
+                    printed
+                        .get(skip..)
+                        .is_some_and(|tail| matches_exactly(rest, tail))
+                })
         }
         Some(_) => matches_exactly(expected, printed),
     }
@@ -174,7 +212,9 @@ fn matches_exactly(expected: &[String], printed: &[String]) -> bool {
     match (expected.split_first(), printed.split_first()) {
         (None, None) => true,
         (Some((first, _)), _) if first.trim() == "..." => matches(expected, printed),
-        (Some((pattern, expected)), Some((line, printed))) => line_matches(pattern, line) && matches_exactly(expected, printed),
+        (Some((pattern, expected)), Some((line, printed))) => {
+            line_matches(pattern, line) && matches_exactly(expected, printed)
+        }
         _ => false,
     }
 }
@@ -184,12 +224,20 @@ fn line_matches(pattern: &str, line: &str) -> bool {
     let fold = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (pattern, line) = (fold(pattern), fold(line));
     let mut parts = pattern.split("...");
-    let Some(first) = parts.next() else { return line.is_empty() };
-    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    let Some(first) = parts.next() else {
+        return line.is_empty();
+    };
+    let Some(mut rest) = line.strip_prefix(first) else {
+        return false;
+    };
     let parts: Vec<&str> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    let Some((last, middle)) = parts.split_last() else {
+        return rest.is_empty();
+    };
     for part in middle {
-        let Some(at) = rest.find(part) else { return false };
+        let Some(at) = rest.find(part) else {
+            return false;
+        };
         rest = rest.get(at + part.len()..).unwrap_or_default();
     }
     rest.ends_with(last)
@@ -205,8 +253,16 @@ mod tests {
         assert_eq!(
             steps(page),
             vec![
-                Step { line: 3, command: "kubectl apply -f - <<EOF\nkind: Egress\nEOF".into(), expected: vec!["egress created".into()] },
-                Step { line: 7, command: "true".into(), expected: vec![] },
+                Step {
+                    line: 3,
+                    command: "kubectl apply -f - <<EOF\nkind: Egress\nEOF".into(),
+                    expected: vec!["egress created".into()]
+                },
+                Step {
+                    line: 7,
+                    command: "true".into(),
+                    expected: vec![]
+                },
             ]
         );
     }
@@ -214,16 +270,32 @@ mod tests {
     #[test]
     fn dots_stand_for_anything_and_blanks_are_folded() {
         for (expected, printed, same) in [
-            ("NAME READY\ncurl-... 2/2 Running ...", "NAME      READY\ncurl-54cc   2/2   Running   0   20s", true),
-            ("curl-... 2/2 Running ...", "curl-54cc 1/2 Running 0 20s", false),
+            (
+                "NAME READY\ncurl-... 2/2 Running ...",
+                "NAME      READY\ncurl-54cc   2/2   Running   0   20s",
+                true,
+            ),
+            (
+                "curl-... 2/2 Running ...",
+                "curl-54cc 1/2 Running 0 20s",
+                false,
+            ),
             ("...\ndone", "one\ntwo\ndone", true),
             ("...\ndone", "one\ntwo", false),
-            ("HTTP/1.1 200 OK\n...", "HTTP/1.1 200 OK\ndate: x\nserver: y", true),
+            (
+                "HTTP/1.1 200 OK\n...",
+                "HTTP/1.1 200 OK\ndate: x\nserver: y",
+                true,
+            ),
             ("one", "one\ntwo", false),
             ("", "", true),
         ] {
             let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-            assert_eq!(matches(&lines(expected), &lines(printed)), same, "{expected:?} against {printed:?}");
+            assert_eq!(
+                matches(&lines(expected), &lines(printed)),
+                same,
+                "{expected:?} against {printed:?}"
+            );
         }
     }
 }

@@ -84,7 +84,11 @@ pub struct HttpGlobalRateLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fail_open: Option<bool>,
     /// Answers tell the limit
-    #[serde(default, rename = "enableXRateLimitHeaders", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "enableXRateLimitHeaders",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub enable_x_rate_limit_headers: Option<bool>,
     /// Status of refused requests
     #[serde(default, skip_serializing_if = "Option::is_none")]
