@@ -298,3 +298,180 @@ fn signing(subject: &str, error: &rcgen::Error) -> Error {
         reason: error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{KeyPair, PKCS_RSA_SHA256};
+    use x509_parser::extensions::GeneralName;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn identity() -> Identity {
+        Identity::new("cluster.local", "curl", "demo").unwrap()
+    }
+
+    fn der(pem: &str) -> CertificateDer<'static> {
+        parse_certificates(pem).unwrap().remove(0)
+    }
+
+    #[test]
+    fn a_leaf_says_what_the_issuer_decides_and_nothing_of_the_request() {
+        let now = SystemTime::now();
+        let authority = Authority::generate(now).unwrap();
+        // A request that asks to be a CA for somebody else's names.
+        let key = KeyPair::generate().unwrap();
+        let mut wish = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
+        wish.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        wish.distinguished_name.push(DnType::CommonName, "evil");
+        let request = wish.serialize_request(&key).unwrap().pem().unwrap();
+
+        let chain = authority
+            .sign_request(&request, &identity(), DAY, now)
+            .unwrap();
+        let leaf = der(&chain[0]);
+        let (_, parsed) = x509_parser::parse_x509_certificate(&leaf).unwrap();
+        assert!(!parsed.is_ca());
+        let subject = parsed.subject().to_string();
+        assert!(
+            subject.contains("CN=curl.demo.cluster.local") && !subject.contains("evil"),
+            "{subject}"
+        );
+        let names = parsed.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(
+            names.value.general_names,
+            [
+                GeneralName::URI("spiffe://cluster.local/curl/demo"),
+                GeneralName::DNSName("curl.demo.cluster.local")
+            ]
+        );
+        let usage = parsed.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.server_auth && usage.client_auth && !usage.any);
+        assert!(parsed.tbs_certificate.raw_serial().len() >= 12);
+        assert_eq!(
+            parsed.public_key().subject_public_key.data.as_ref(),
+            key.public_key_raw()
+        );
+        assert_eq!(Identity::from_certificate(&leaf).unwrap(), identity());
+        let root = der(authority.certificate_pem());
+        let (_, root) = x509_parser::parse_x509_certificate(&root).unwrap();
+        parsed.verify_signature(Some(root.public_key())).unwrap();
+    }
+
+    #[test]
+    fn a_leaf_is_valid_from_a_little_before_until_its_end_but_never_beyond_the_root() {
+        let now = SystemTime::now();
+        let authority = Authority::generate(now).unwrap();
+        let key = PrivateKey::generate().unwrap();
+        let request = key.signing_request(&identity()).unwrap();
+        for (validity, end) in [
+            (DAY, now + DAY),
+            (ROOT_VALIDITY * 2, now + ROOT_VALIDITY),
+            (Duration::MAX, now + ROOT_VALIDITY),
+        ] {
+            let chain = authority
+                .sign_request(&request, &identity(), validity, now)
+                .unwrap();
+            let not_after = server_leaf_not_after(&der(&chain[0])).unwrap();
+            assert!(
+                not_after <= end && end - Duration::from_secs(1) < not_after,
+                "{validity:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn roots_survive_their_pem_form_also_rsa_ones() {
+        let now = SystemTime::now();
+        let own = Authority::generate(now).unwrap();
+        let reloaded = Authority::from_pem(own.certificate_pem(), &own.key().to_pem()).unwrap();
+        assert_eq!(
+            reloaded.not_after(),
+            server_leaf_not_after(&der(own.certificate_pem())).unwrap()
+        );
+
+        let rsa = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = OffsetDateTime::from(now + DAY);
+        let certificate = params.self_signed(&rsa).unwrap().pem();
+        let upstream = Authority::from_pem(&certificate, &rsa.serialize_pem()).unwrap();
+        let leaf = upstream.issue_workload(&identity(), DAY * 2, now).unwrap();
+        assert!(leaf.not_after <= now + DAY);
+        leaf.certified_key().unwrap();
+    }
+
+    #[test]
+    fn bad_roots_and_requests_are_refused_without_quoting_keys() {
+        let now = SystemTime::now();
+        let (one, two) = (
+            Authority::generate(now).unwrap(),
+            Authority::generate(now).unwrap(),
+        );
+        let leaf = one.issue_workload(&identity(), DAY, now).unwrap();
+        let request = leaf.key.signing_request(&identity()).unwrap();
+        let leaf_pem = one
+            .sign_request(&request, &identity(), DAY, now)
+            .unwrap()
+            .remove(0);
+        for (certificate, key, reason) in [
+            (one.certificate_pem(), two.key().to_pem(), "does not belong"),
+            (leaf_pem.as_str(), leaf.key.to_pem(), "not a CA"),
+            ("", one.key().to_pem(), "no certificate"),
+            (
+                one.certificate_pem(),
+                zeroize::Zeroizing::new("s3cret".to_owned()),
+                "private key",
+            ),
+        ] {
+            let error = Authority::from_pem(certificate, &key)
+                .err()
+                .unwrap()
+                .to_string();
+            assert!(
+                error.contains(reason) && !error.contains("s3cret"),
+                "{error}"
+            );
+        }
+        // Flip a bit of the signature: possession of the key is not proven any more.
+        let mut bytes =
+            rustls_pki_types::CertificateSigningRequestDer::from_pem_slice(request.as_bytes())
+                .unwrap()
+                .as_ref()
+                .to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        let body = base64(&bytes);
+        let forged = format!(
+            "-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n"
+        );
+        for bad in [forged.as_str(), "", "nonsense"] {
+            assert!(
+                matches!(
+                    one.sign_request(bad, &identity(), DAY, now),
+                    Err(Error::Request(_))
+                ),
+                "{bad}"
+            );
+        }
+    }
+
+    fn base64(bytes: &[u8]) -> String {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut text = String::new();
+        for chunk in bytes.chunks(3) {
+            let value =
+                chunk.iter().fold(0u32, |v, b| v << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+            for place in 0..4 {
+                let digit = ALPHABET[(value >> (18 - 6 * place)) as usize & 63];
+                text.push(if place <= chunk.len() {
+                    char::from(digit)
+                } else {
+                    '='
+                });
+            }
+        }
+        text
+    }
+}

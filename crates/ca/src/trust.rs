@@ -286,3 +286,208 @@ impl fmt::Debug for ServerVerifier {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, SystemTime};
+
+    use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+
+    use super::*;
+    use crate::{Authority, Identity, Leaf, peer_identity};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn identity(name: &str) -> Identity {
+        Identity::new("cluster.local", name, "demo").unwrap()
+    }
+
+    /// A handshake in memory; the answer is what the server takes the client for.
+    fn handshake(
+        server: &Leaf,
+        clients: Arc<ClientVerifier>,
+        client: Option<&Leaf>,
+        servers: Arc<ServerVerifier>,
+    ) -> Result<Option<Identity>, TlsError> {
+        let resolver = rustls::sign::SingleCertAndKey::from(server.certified_key().unwrap());
+        let server_config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(clients)
+            .with_cert_resolver(Arc::new(resolver));
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(servers);
+        let client_config = match client {
+            Some(leaf) => {
+                builder.with_client_auth_cert(leaf.chain.clone(), leaf.key.to_rustls())?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let name = ServerName::try_from("ignored.example").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client_config), name)?;
+        let mut server = ServerConnection::new(Arc::new(server_config))?;
+        for _ in 0..10 {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        assert!(!server.is_handshaking() && !client.is_handshaking());
+        Ok(peer_identity(&server).map(Result::unwrap))
+    }
+
+    #[test]
+    fn each_end_accepts_exactly_whom_it_expects() {
+        let now = SystemTime::now();
+        let mesh = Authority::generate(now).unwrap();
+        let other = Authority::generate(now).unwrap();
+        let trust = TrustStore::from_pem(mesh.certificate_pem()).unwrap();
+        let leaf = |authority: &Authority, name: &str| {
+            authority.issue_workload(&identity(name), DAY, now).unwrap()
+        };
+        let (server, client, stranger) = (
+            leaf(&mesh, "server"),
+            leaf(&mesh, "client"),
+            leaf(&other, "client"),
+        );
+        let expired = mesh
+            .issue_workload(&identity("client"), DAY, now - DAY * 2)
+            .unwrap();
+        let uris = |names: &[&str]| {
+            ServerVerifier::uris(
+                trust.clone(),
+                names.iter().map(|n| identity(n).uri()).collect(),
+            )
+        };
+        let required = || ClientVerifier::required(trust.clone());
+        let optional = || ClientVerifier::optional(trust.clone());
+        for (what, clients, client, servers, expected) in [
+            (
+                "both known",
+                required(),
+                Some(&client),
+                uris(&["server"]),
+                Ok(Some("client")),
+            ),
+            (
+                "one of several",
+                required(),
+                Some(&client),
+                uris(&["x", "server"]),
+                Ok(Some("client")),
+            ),
+            (
+                "another server",
+                required(),
+                Some(&client),
+                uris(&["x"]),
+                Err(()),
+            ),
+            (
+                "nobody allowed",
+                required(),
+                Some(&client),
+                uris(&[]),
+                Err(()),
+            ),
+            (
+                "no certificate",
+                required(),
+                None,
+                uris(&["server"]),
+                Err(()),
+            ),
+            (
+                "no certificate needed",
+                optional(),
+                None,
+                uris(&["server"]),
+                Ok(None),
+            ),
+            (
+                "bad one where none is needed",
+                optional(),
+                Some(&stranger),
+                uris(&["server"]),
+                Err(()),
+            ),
+            (
+                "other mesh",
+                required(),
+                Some(&stranger),
+                uris(&["server"]),
+                Err(()),
+            ),
+            (
+                "expired",
+                required(),
+                Some(&expired),
+                uris(&["server"]),
+                Err(()),
+            ),
+        ] {
+            let got = handshake(&server, clients, client, servers).map_err(drop);
+            assert_eq!(
+                got,
+                expected.map(|name: Option<&str>| name.map(identity)),
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_control_plane_server_is_known_by_its_dns_name() {
+        let now = SystemTime::now();
+        let mesh = Authority::generate(now).unwrap();
+        let trust = TrustStore::from_pem(mesh.certificate_pem()).unwrap();
+        let server = mesh
+            .issue_server(&["osm-controller.osm-system.svc"], DAY, now)
+            .unwrap();
+        for (name, good) in [
+            ("osm-controller.osm-system.svc", true),
+            ("osm-injector.osm-system.svc", false),
+        ] {
+            let verifier = ServerVerifier::dns(trust.clone(), name).unwrap();
+            let got = handshake(
+                &server,
+                ClientVerifier::optional(trust.clone()),
+                None,
+                verifier,
+            );
+            assert_eq!(got.is_ok(), good, "{name}");
+        }
+    }
+
+    #[test]
+    fn replaced_roots_count_from_the_next_handshake_on() {
+        let now = SystemTime::now();
+        let (old, new) = (
+            Authority::generate(now).unwrap(),
+            Authority::generate(now).unwrap(),
+        );
+        let trust = TrustStore::from_pem(old.certificate_pem()).unwrap();
+        let client = new.issue_workload(&identity("client"), DAY, now).unwrap();
+        let server = new.issue_workload(&identity("server"), DAY, now).unwrap();
+        let verifier = || ServerVerifier::uris(trust.clone(), vec![identity("server").uri()]);
+        let clients = ClientVerifier::required(trust.clone());
+        assert!(handshake(&server, clients.clone(), Some(&client), verifier()).is_err());
+        trust
+            .replace(&format!(
+                "{}{}",
+                old.certificate_pem(),
+                new.certificate_pem()
+            ))
+            .unwrap();
+        assert!(handshake(&server, clients, Some(&client), verifier()).is_ok());
+        assert!(
+            trust.replace("").is_err(),
+            "an empty bundle would lock everybody out"
+        );
+    }
+}

@@ -12,6 +12,8 @@
 
 mod stream;
 mod subscription;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::sync::Arc;
