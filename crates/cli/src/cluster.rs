@@ -7,6 +7,7 @@ use anyhow::anyhow;
 use http::Request;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
+use kube::config::KubeConfigOptions;
 use kube::{Api, Client, Config};
 
 /// How long the API server may take to be there. The command is for people, who want to be told.
@@ -16,10 +17,13 @@ const POD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client for the current context, once the API server has answered.
 pub async fn connect() -> anyhow::Result<Client> {
-    let mut config = Config::infer().await.map_err(|error| {
-        let reason = chain(&error.kubeconfig);
-        anyhow!("no usable kubeconfig: {reason} (set KUBECONFIG, or run in a pod)")
-    })?;
+    let mut config = match Config::from_kubeconfig(&KubeConfigOptions::default()).await {
+        Ok(config) => config,
+        Err(error) => Config::incluster().map_err(|_| {
+            let reason = chain(&error);
+            anyhow!("no usable kubeconfig: {reason} (set KUBECONFIG, or run in a pod)")
+        })?,
+    };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let address = config.cluster_url.to_string();
     let client = Client::try_from(config)
