@@ -12,7 +12,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{chdir, dup2_stdin, dup2_stdout, dup2_stderr, pivot_root, sethostname, setsid};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +23,8 @@ use super::rights::Rights;
 /// Where the host's root file system is while the container's is being built.
 const OLD_ROOT: &str = "/.host";
 /// Devices every container has.
-const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+const DEVICES: &[(&str, u64, u64)] =
+    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// A container's root file system and program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,7 +91,14 @@ pub fn execute(rights: &Rights, command: &[String]) -> io::Result<()> {
     rights.apply().map_err(|e| io::Error::new(e.kind(), format!("user {} group {}: {e}", rights.uid, rights.gid)))?;
     let (program, arguments) = command.split_first().ok_or_else(|| io::Error::other("no command specified"))?;
     let error = Command::new(program).args(arguments).exec();
-    Err(io::Error::new(error.kind(), format!("exec: {program:?}: {error}")))
+    // The words of container runtimes, which users search for.
+    let text = match error.kind() {
+        io::ErrorKind::NotFound if !program.contains('/') => "executable file not found in $PATH".to_owned(),
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    };
+    Err(io::Error::new(error.kind(), format!("exec: {program:?}: {text}")))
 }
 
 fn build(order: &Order) -> io::Result<()> {
@@ -110,7 +120,7 @@ fn build(order: &Order) -> io::Result<()> {
         }
         fs::write(&path, content).map_err(|e| at("write", &path, e))?;
     }
-    overlay(&upper, &work, &merged)?;
+    overlay(&upper, &work, &merged).map_err(|e| at("mount overlay", &merged, e))?;
     let old_root = merged.join(&OLD_ROOT[1..]);
     pivot_root(&merged, &old_root).map_err(|e| at("pivot_root", &merged, e.into()))?;
     chdir("/")?;
@@ -129,18 +139,51 @@ fn build(order: &Order) -> io::Result<()> {
     Ok(())
 }
 
+/// Lays a writable layer over the host's root.
 fn overlay(upper: &Path, work: &Path, merged: &Path) -> io::Result<()> {
-    let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
-    // In a user namespace overlayfs may keep its marks only in user attributes, which older tmpfs does not have.
-    let attempts = [options.clone(), format!("{options},userxattr")];
-    let mut last = None;
-    for options in &attempts {
-        match mount(Some("overlay"), merged, Some("overlay"), MsFlags::empty(), Some(options.as_str())) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = Some(error),
+    match layer(Path::new("/"), upper, work, merged) {
+        // In a user namespace the mounts below / are locked, and nothing may look beneath them.
+        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => piecewise(upper, work, merged),
+        other => other,
+    }
+}
+
+/// The same, folder by folder of the root.
+fn piecewise(upper: &Path, work: &Path, merged: &Path) -> io::Result<()> {
+    mount(Some("tmpfs"), merged, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).map_err(|e| at("mount", merged, e.into()))?;
+    fs::create_dir(merged.join(&OLD_ROOT[1..]))?;
+    for entry in fs::read_dir("/")? {
+        let entry = entry?;
+        let (name, target) = (entry.file_name(), merged.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_symlink() {
+            symlink(fs::read_link(entry.path())?, target)?;
+        } else if kind.is_dir() {
+            fs::create_dir(&target)?;
+            let (upper, work) = (upper.join(&name), work.join(&name));
+            fs::create_dir_all(&upper)?;
+            fs::create_dir_all(&work)?;
+            match layer(&entry.path(), &upper, &work, &target) {
+                // Something is mounted in it (/dev, /proc …): it is empty here.
+                Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {}
+                other => other?,
+            }
         }
     }
-    Err(at("mount overlay", merged, last.map_or_else(|| io::Error::other("no attempt"), Into::into)))
+    Ok(())
+}
+
+fn layer(lower: &Path, upper: &Path, work: &Path, merged: &Path) -> io::Result<()> {
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    // In a user namespace overlayfs may keep its marks only in user attributes, which older tmpfs does not have.
+    let plain = mount(Some("overlay"), merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
+    let Err(error) = plain else { return Ok(()) };
+    let user = format!("{options},userxattr");
+    if error == Errno::EPERM && mount(Some("overlay"), merged, Some("overlay"), MsFlags::empty(), Some(user.as_str())).is_ok() {
+        return Ok(());
+    }
+    tracing::debug!(lower = %lower.display(), %error, "overlay");
+    Err(error.into())
 }
 
 /// /proc, /sys, /dev, /tmp and /run, fresh; the host's are not shown.
@@ -174,8 +217,14 @@ fn system_mounts(privileged: bool) -> io::Result<()> {
 
 fn devices() -> io::Result<()> {
     fresh("tmpfs", "/dev", MsFlags::MS_NOSUID, Some("mode=755"))?;
-    for name in DEVICES {
+    for (name, major, minor) in DEVICES {
         let (host, own) = (PathBuf::from(format!("{OLD_ROOT}/dev/{name}")), PathBuf::from(format!("/dev/{name}")));
+        if mknod(&own, SFlag::S_IFCHR, Mode::empty(), makedev(*major, *minor)).is_ok() {
+            // Set apart, for the umask takes bits away.
+            fs::set_permissions(&own, fs::Permissions::from_mode(0o666))?;
+            continue;
+        }
+        // In a user namespace devices cannot be made, only borrowed.
         File::create(&own)?;
         mount(Some(&host), &own, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| at("mount", &own, e.into()))?;
     }

@@ -217,7 +217,8 @@ pub async fn exec(
     let target = container.pid();
     Process::start(move || {
         unshare(CloneFlags::CLONE_FS)?;
-        let open = |name: &str| File::open(format!("/proc/{target}/ns/{name}"));
+        let named = |what: &str| { let what = what.to_owned(); move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}")) };
+        let open = |name: &str| File::open(format!("/proc/{target}/ns/{name}")).map_err(named(&format!("{name} namespace")));
         // Opened all before the first is entered: /proc is another one afterwards.
         let spaces = [
             (open("net")?, CloneFlags::CLONE_NEWNET),
@@ -227,9 +228,9 @@ pub async fn exec(
             (open("mnt")?, CloneFlags::CLONE_NEWNS),
         ];
         for (file, kind) in &spaces {
-            setns(file, *kind)?;
+            setns(file, *kind).map_err(|e| named("enter namespace")(e.into()))?;
         }
-        let master = if terminal { Some(open_terminal(&mut rights)?) } else { None };
+        let master = if terminal { Some(open_terminal(&mut rights).map_err(named("terminal"))?) } else { None };
         let stdio = || if terminal { Stdio::null() } else { Stdio::piped() };
         let mut child = Command::new("/proc/self/exe")
             .args(["local", "exec", &serde_json::to_string(&rights)?, "--"])
@@ -239,7 +240,8 @@ pub async fn exec(
             .stdin(stdio())
             .stdout(stdio())
             .stderr(stdio())
-            .spawn()?;
+            .spawn()
+            .map_err(named("helper"))?;
         let streams = Streams {
             stdin: child.stdin.take().map(OwnedFd::from),
             stdout: child.stdout.take().map(OwnedFd::from),

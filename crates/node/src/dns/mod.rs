@@ -167,3 +167,45 @@ fn record(name: &str, data: &Data) -> Option<Record> {
     };
     Some(Record::from_rdata(fqdn(name)?, TTL, content))
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::Resolver;
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+    use hickory_resolver::net::runtime::TokioRuntimeProvider;
+    use serde_json::json;
+
+    use super::*;
+    use crate::services::Catalog;
+
+    #[tokio::test]
+    async fn names_are_answered_over_udp_and_tcp_and_aliases_followed() {
+        let read = |value| serde_json::from_value(value).unwrap();
+        let services = Mirror::fixed([
+            read(json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {"clusterIP": "10.96.1.1"}})),
+            read(json!({"metadata": {"namespace": "shop", "name": "ext"}, "spec": {"type": "ExternalName", "externalName": "HTTPBIN.org"}})),
+        ]);
+        let dns = Dns::new("cluster.local", Arc::new(Catalog { services, ..Catalog::default() }));
+        dns.set_hosts("203.0.113.10 httpbin.org\n2001:db8::10 httpbin.org");
+        // A port that is free for both protocols.
+        let port = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let serving = tokio::spawn(async move { dns.serve(&[address]).await });
+        for mut connection in [ConnectionConfig::udp(), ConnectionConfig::tcp()] {
+            connection.port = port;
+            let servers = vec![NameServerConfig::new(address.ip(), true, vec![connection])];
+            let config = ResolverConfig::from_name_servers(servers);
+            let resolver = Resolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap();
+            let ips = async |name: &str| {
+                let found = resolver.lookup_ip(name).await;
+                found.map(|f| f.iter().map(|ip| ip.to_string()).collect::<Vec<_>>()).map_err(|e| e.is_nx_domain())
+            };
+            assert_eq!(ips("web.shop.svc.cluster.local.").await, Ok(vec!["10.96.1.1".to_owned()]));
+            assert_eq!(ips("none.shop.svc.cluster.local.").await, Err(true));
+            let mut alias = ips("ext.shop.svc.cluster.local.").await.unwrap();
+            alias.sort();
+            assert_eq!(alias, ["2001:db8::10", "203.0.113.10"]);
+        }
+        serving.abort();
+    }
+}

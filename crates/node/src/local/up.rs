@@ -109,13 +109,17 @@ fn missing(dir: &Path) -> Vec<String> {
     if !root && !in_path("newuidmap") {
         lines.push("newuidmap: not found in PATH; as an ordinary user the cluster needs package uidmap (or run as root)".to_owned());
     }
+    let device = std::os::unix::fs::FileTypeExt::is_char_device;
+    if !fs::metadata("/dev/null").is_ok_and(|m| device(&m.file_type())) && !root {
+        lines.push("/dev/null: not a device on this machine; repair it: mknod -m 666 /dev/null c 1 3".to_owned());
+    }
     if !lines.is_empty() {
         return lines;
     }
     // The real thing in small, so that a refusal names its step.
     let script = "set -e; step='private mounts'; trap 'echo \"$step\"' EXIT; mount -t tmpfs tmpfs \"$0\"; mkdir \"$0/u\" \"$0/w\" \"$0/m\"; \
-        step=overlayfs; mount -t overlay overlay -o lowerdir=/,upperdir=\"$0/u\",workdir=\"$0/w\" \"$0/m\" || \
-        mount -t overlay overlay -o lowerdir=/,upperdir=\"$0/u\",workdir=\"$0/w\",userxattr \"$0/m\"; \
+        step=overlayfs; mount -t overlay overlay -o lowerdir=/etc,upperdir=\"$0/u\",workdir=\"$0/w\" \"$0/m\" || \
+        mount -t overlay overlay -o lowerdir=/etc,upperdir=\"$0/u\",workdir=\"$0/w\",userxattr \"$0/m\"; \
         step='nf_tables'; nft add table inet probe; nft 'add chain inet probe nat { type nat hook prerouting priority -100; }'; \
         step=''; trap - EXIT";
     let scratch = dir.join("check");
