@@ -64,9 +64,15 @@ pub async fn run(arguments: Args) -> Result<ExitCode> {
     };
     if options.keep && matches!(outcome, Ok(Some(_))) {
         folder.keep();
-        println!("\nThe cluster stays. To use it:\n  export KUBECONFIG={}", stage.kubeconfig().display());
+        println!(
+            "\nThe cluster stays. To use it:\n  export KUBECONFIG={}",
+            stage.kubeconfig().display()
+        );
         if stage.cluster() == Cluster::Embedded {
-            println!("To end it:\n  osm local down --dir {}", stage.directory().display());
+            println!(
+                "To end it:\n  osm local down --dir {}",
+                stage.directory().display()
+            );
         }
     } else {
         println!("\nTaking everything down.");
@@ -100,7 +106,11 @@ fn conclude(wrong: Option<u32>) -> Result<ExitCode> {
 /// Tells the whole story; gives how often something was not as promised.
 async fn tell(stage: &mut Stage, options: &Options) -> Result<u32> {
     let world = (!options.internet).then(|| {
-        World::new(&["198.51.100.10", "2001:db8:51::10"], &["httpbin.org", "openservicemesh.io"], &[])
+        World::new(
+            &["198.51.100.10", "2001:db8:51::10"],
+            &["httpbin.org", "openservicemesh.io"],
+            &[],
+        )
     });
     let mut story = story::Story::new();
     egress::cluster(&mut story, stage).await?;
@@ -135,12 +145,16 @@ impl Folder {
     fn new(given: Option<&Path>) -> Result<Self> {
         match given {
             Some(path) => {
-                std::fs::create_dir_all(path).with_context(|| format!("--dir {}", path.display()))?;
-                let empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+                std::fs::create_dir_all(path)
+                    .with_context(|| format!("--dir {}", path.display()))?;
+                let empty =
+                    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
                 ensure!(empty, "--dir {}: is not an empty folder", path.display());
                 Ok(Self::Given(path.to_owned()))
             }
-            None => Ok(Self::Own(tempfile::Builder::new().prefix("osm-demo-").tempdir()?)),
+            None => Ok(Self::Own(
+                tempfile::Builder::new().prefix("osm-demo-").tempdir()?,
+            )),
         }
     }
 

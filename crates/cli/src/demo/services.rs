@@ -16,23 +16,57 @@ const SECRET: &str = "open-sesame";
 /// Part 6.
 pub async fn two_services(story: &mut Story, stage: &Stage) -> Result<()> {
     story.chapter("6a. Two services of the mesh: refused, allowed for one identity, still refused for another");
-    story.must(stage, "kubectl create namespace shop && kubectl create namespace customers", ROLLOUT).await?;
-    story.must(stage, "osm namespace add shop customers", ROLLOUT).await?;
-    story.must(stage, "kubectl apply -f - < egress/services.yaml", ROLLOUT).await?;
-    for (name, namespace) in [("httpbin", "shop"), ("buyer", "customers"), ("thief", "customers")] {
+    story
+        .must(
+            stage,
+            "kubectl create namespace shop && kubectl create namespace customers",
+            ROLLOUT,
+        )
+        .await?;
+    story
+        .must(stage, "osm namespace add shop customers", ROLLOUT)
+        .await?;
+    story
+        .must(stage, "kubectl apply -f - < egress/services.yaml", ROLLOUT)
+        .await?;
+    for (name, namespace) in [
+        ("httpbin", "shop"),
+        ("buyer", "customers"),
+        ("thief", "customers"),
+    ] {
         let wait = format!("kubectl rollout status deployment/{name} -n {namespace} --timeout=80s");
         story.must(stage, &wait, ROLLOUT).await?;
     }
     request(story, stage, "buyer", Promise::Exit(7)).await;
-    story.see(stage, "kubectl apply -f - < egress/allow-buyer.yaml", Promise::Says("buyer-to-httpbin created")).await;
+    story
+        .see(
+            stage,
+            "kubectl apply -f - < egress/allow-buyer.yaml",
+            Promise::Says("buyer-to-httpbin created"),
+        )
+        .await;
     request(story, stage, "buyer", Promise::Answer("HTTP/1.1 200")).await;
     request(story, stage, "thief", Promise::Exit(7)).await;
 
     story.chapter("6b. The wire between the pods: TLS, and no word of the request");
-    watch(story, stage, "eth0", Promise::Says(r#"packets with "open-sesame" in clear text: 0"#)).await;
+    watch(
+        story,
+        stage,
+        "eth0",
+        Promise::Says(r#"packets with "open-sesame" in clear text: 0"#),
+    )
+    .await;
     watch(story, stage, "eth0", Promise::Says("first bytes: 1")).await;
-    story.note("The same watch between the sidecar and its application, inside the pod, does see it:");
-    watch(story, stage, "lo", Promise::Says("first bytes: 47 45 54 20")).await;
+    story.note(
+        "The same watch between the sidecar and its application, inside the pod, does see it:",
+    );
+    watch(
+        story,
+        stage,
+        "lo",
+        Promise::Says("first bytes: 47 45 54 20"),
+    )
+    .await;
 
     story.chapter("6c. Permissive mode, on and off while everything runs");
     permissive(story, stage, true).await;
@@ -44,7 +78,9 @@ pub async fn two_services(story: &mut Story, stage: &Stage) -> Result<()> {
 }
 
 async fn request(story: &mut Story, stage: &Stage, who: &str, promise: Promise) {
-    let command = format!("kubectl exec deploy/{who} -n customers -c curl -- curl -sI http://httpbin.shop:14001/anything/{SECRET}");
+    let command = format!(
+        "kubectl exec deploy/{who} -n customers -c curl -- curl -sI http://httpbin.shop:14001/anything/{SECRET}"
+    );
     story.see(stage, &command, promise).await;
 }
 
@@ -58,11 +94,21 @@ async fn watch(story: &mut Story, stage: &Stage, interface: &str, promise: Promi
          kubectl exec deploy/buyer -n customers -c curl -- curl -s -o /dev/null http://httpbin.shop:14001/anything/{SECRET}; done"
     );
     let shown = format!("{sniff}   (while the buyer sends requests)");
-    story.see_as(stage, &shown, &format!("{sniff} & {requests}; wait $!"), promise).await;
+    story
+        .see_as(
+            stage,
+            &shown,
+            &format!("{sniff} & {requests}; wait $!"),
+            promise,
+        )
+        .await;
 }
 
 async fn permissive(story: &mut Story, stage: &Stage, on: bool) {
     let patch = format!(r#"{{"spec":{{"traffic":{{"enablePermissiveTrafficPolicyMode":{on}}}}}}}"#);
-    let command = format!("kubectl patch meshconfig osm-mesh-config -n osm-system -p '{patch}' --type=merge");
-    story.see(stage, &command, Promise::Says("osm-mesh-config patched")).await;
+    let command =
+        format!("kubectl patch meshconfig osm-mesh-config -n osm-system -p '{patch}' --type=merge");
+    story
+        .see(stage, &command, Promise::Says("osm-mesh-config patched"))
+        .await;
 }

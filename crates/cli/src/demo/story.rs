@@ -41,7 +41,10 @@ const SHOWN: usize = 6;
 impl Story {
     /// A story that begins.
     pub fn new() -> Self {
-        Self { wrong: 0, terminal: std::io::stdout().is_terminal() }
+        Self {
+            wrong: 0,
+            terminal: std::io::stdout().is_terminal(),
+        }
     }
 
     /// Promises not kept so far.
@@ -66,12 +69,20 @@ impl Story {
         let output = stage.shell(command, limit).await?;
         let done = output.succeeded();
         self.report(done, command, &output, begin.elapsed());
-        if done { Ok(output) } else { bail!("the demo cannot go on: {}", output.complaint()) }
+        if done {
+            Ok(output)
+        } else {
+            bail!("the demo cannot go on: {}", output.complaint())
+        }
     }
 
     /// A step that only works if it is shown as what was done by other means.
     pub fn did(&mut self, what: &str, answer: &str, took: Duration) {
-        let output = Output { stdout: answer.to_owned(), code: Some(0), ..Output::default() };
+        let output = Output {
+            stdout: answer.to_owned(),
+            code: Some(0),
+            ..Output::default()
+        };
         self.report(true, what, &output, took);
     }
 
@@ -87,12 +98,20 @@ impl Story {
         let mut last = Output::default();
         let kept = eventually(PATIENCE, async || {
             last = stage.shell(command, COMMAND).await?;
-            if promise.kept(&last) { Ok(()) } else { bail!("not yet") }
+            if promise.kept(&last) {
+                Ok(())
+            } else {
+                bail!("not yet")
+            }
         })
         .await;
         self.report(kept.is_ok(), shown, &last, begin.elapsed());
         if kept.is_err() {
-            println!("      promised: {promise}; after {} s it is: {}", PATIENCE.as_secs(), last.complaint());
+            println!(
+                "      promised: {promise}; after {} s it is: {}",
+                PATIENCE.as_secs(),
+                last.complaint()
+            );
         }
     }
 
@@ -113,7 +132,11 @@ impl Story {
         }
         self.report(kept, shown, &last, begin.elapsed());
         if !kept {
-            println!("      promised: {promise}, for {} s; it is: {}", STILL.as_secs(), last.complaint());
+            println!(
+                "      promised: {promise}, for {} s; it is: {}",
+                STILL.as_secs(),
+                last.complaint()
+            );
         }
     }
 
@@ -132,7 +155,11 @@ impl Story {
         let mark = if kept { "✓" } else { "✗" };
         println!("  {mark} $ {command}   [{:.1} s]", took.as_secs_f64());
         let text = output.both();
-        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim_end)
+            .filter(|line| !line.is_empty())
+            .collect();
         for line in lines.iter().take(SHOWN) {
             println!("      {line}");
         }
@@ -176,7 +203,12 @@ mod tests {
     use super::*;
 
     fn output(code: i32, stdout: &str, stderr: &str) -> Output {
-        Output { code: Some(code), stdout: stdout.into(), stderr: stderr.into(), ..Output::default() }
+        Output {
+            code: Some(code),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+            ..Output::default()
+        }
     }
 
     #[test]
