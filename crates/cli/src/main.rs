@@ -105,14 +105,12 @@ fn run(osm: Osm) -> anyhow::Result<ExitCode> {
         // Starts processes in namespaces of their own, so no runtime may have threads yet.
         Command::Local(command) => node::local::run(command),
         // These end by SIGTERM, in their own way.
-        Command::Role(role) => runtime()?
-            .block_on(run_role(role))
-            .map(|()| ExitCode::SUCCESS),
+        Command::Role(role) => block_on(run_role(role)).map(|()| ExitCode::SUCCESS),
         // Cleans up after itself when interrupted.
-        Command::Demo(args) => runtime()?.block_on(demo::run(args)),
+        Command::Demo(args) => block_on(demo::run(args)),
         command => {
             let environment = Environment::new(&osm.global)?;
-            runtime()?.block_on(interruptible(run_command(command, &environment)))
+            block_on(interruptible(run_command(command, &environment)))
         }
     }
 }
@@ -153,8 +151,12 @@ async fn interruptible(
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?)
+        .build()?;
+    let result = runtime.block_on(future);
+    // A thread may still wait for an answer on the terminal that nobody will give.
+    runtime.shutdown_background();
+    result
 }

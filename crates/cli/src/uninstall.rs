@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, Write};
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use api::labels::{APP_INSTANCE, APP_NAME, APP_NAME_VALUE, DEFAULT_MESH_NAME, MESH_CONFIG_NAME};
 use clap::{Args, Subcommand};
 use kube::Client;
@@ -83,7 +83,7 @@ pub async fn run(command: Command, environment: &Environment) -> anyhow::Result<
             "Uninstall OSM [mesh name: {}] in namespace [{}] and/or OSM resources? [y/n]: ",
             mesh.name, mesh.namespace
         );
-        if !args.force && !confirm(&question)? {
+        if !args.force && !confirm(&question).await? {
             declined = true;
             continue;
         }
@@ -309,15 +309,21 @@ async fn delete_namespace(client: &Client, namespace: &str, failures: &mut Vec<S
 }
 
 /// Asks on the terminal, three times at most.
-fn confirm(question: &str) -> anyhow::Result<bool> {
+async fn confirm(question: &str) -> anyhow::Result<bool> {
     for _ in 0..3 {
         print!("{question}");
         std::io::stdout().flush()?;
-        let mut answer = String::new();
-        if std::io::stdin().lock().read_line(&mut answer)? == 0 {
-            return Err(anyhow!(
-                "no answer: standard input is at its end (use --force)"
-            ));
+        // On a thread of its own: whoever presses Ctrl-C now wants to be heard.
+        let read = tokio::task::spawn_blocking(|| {
+            let mut answer = String::new();
+            std::io::stdin()
+                .lock()
+                .read_line(&mut answer)
+                .map(|bytes| (bytes, answer))
+        });
+        let (bytes, answer) = read.await??;
+        if bytes == 0 {
+            bail!("no answer: standard input is at its end (use --force)");
         }
         match answer.trim().to_lowercase().as_str() {
             "y" | "yes" => return Ok(true),
