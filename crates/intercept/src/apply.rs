@@ -157,26 +157,35 @@ fn load(program: &'static str, arguments: &[&str], script: &str) -> Result<(), A
     } else {
         &output.stderr
     });
-    Err(classify(program, &said, &output.status))
+    Err(classify(program, &said, &output.status, has_net_admin()))
 }
 
-fn classify(program: &'static str, said: &str, status: &dyn fmt::Display) -> ApplyError {
+fn classify(
+    program: &'static str,
+    said: &str,
+    status: &dyn fmt::Display,
+    has_net_admin: bool,
+) -> ApplyError {
     let line = said
         .lines()
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with('#'));
     let output = line.map_or_else(|| status.to_string(), str::to_owned);
     let any = |needles: &[&str]| needles.iter().any(|needle| said.contains(needle));
-    if any(&[
-        "Operation not permitted",
-        "Permission denied",
-        "you must be root",
-    ]) {
+    // iptables-legacy says the same of a missing capability and of a missing table, so the capability is looked at too.
+    if !has_net_admin
+        || any(&[
+            "Operation not permitted",
+            "Permission denied",
+            "you must be root",
+        ])
+    {
         ApplyError::NotPermitted { program, output }
     } else if any(&[
         "not supported",
         "No such file or directory",
         "No chain/target/match",
+        "unable to initialize table",
         "Couldn't load",
         "do you need to insmod",
         "does not exist",
@@ -185,6 +194,16 @@ fn classify(program: &'static str, said: &str, status: &dyn fmt::Display) -> App
     } else {
         ApplyError::Failed { program, output }
     }
+}
+
+/// True if this process may change its network namespace. Bit 12 of the effective set is CAP_NET_ADMIN.
+fn has_net_admin() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return true;
+    };
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    effective.is_none_or(|mask| mask & (1 << 12) != 0)
 }
 
 /// True if any interface has an IPv6 address others can reach. Lines are `address index prefix scope flags name`.
@@ -222,10 +241,19 @@ mod tests {
             ("", "cannot intercept traffic: nft failed: exit status: 1"),
         ] {
             assert_eq!(
-                classify("nft", said, &"exit status: 1").to_string(),
+                classify("nft", said, &"exit status: 1", true).to_string(),
                 expected
             );
         }
+    }
+
+    #[test]
+    fn a_missing_capability_is_told_whatever_the_program_says() {
+        let said =
+            "iptables-restore v1.8.9 (legacy): iptables-restore: unable to initialize table 'nat'";
+        let with = |admin| classify("iptables-restore", said, &"exit status: 2", admin);
+        assert!(matches!(with(false), ApplyError::NotPermitted { .. }));
+        assert!(matches!(with(true), ApplyError::Unsupported { .. }));
     }
 
     #[test]
