@@ -1,12 +1,45 @@
 //! The embedded cluster's Kubernetes API server: storage, watch, patches, CRDs, admission; knows nothing of meshes
 
+mod admission;
+mod auth;
 pub mod backend;
+mod bootstrap;
+mod convert;
+mod crd;
+mod defaults;
+mod discovery;
+mod exec;
+mod kinds;
+mod object;
+mod openapi;
+mod patch;
+mod pki;
+mod proxy;
+mod request;
+mod rest;
+mod schema;
+mod selectors;
+mod server;
+mod services;
+mod status;
+mod store;
+mod table;
+mod token;
+mod validate;
+mod watch;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
 
 pub use backend::PodBackend;
+use kinds::Registry;
+pub use pki::ClientCredentials;
+use pki::Pki;
+use store::Store;
+use token::Signer;
 
 /// How the server is to run.
 pub struct Config {
@@ -79,9 +112,22 @@ pub enum StartError {
     Config(String),
 }
 
+/// What all requests share.
+struct Server {
+    store: Store,
+    registry: Registry,
+    signer: Signer,
+    pki: Pki,
+    backend: OnceLock<Arc<dyn PodBackend>>,
+    services: services::Addresses,
+    stop: CancellationToken,
+}
+
 /// A running server.
 pub struct ServerHandle {
+    server: Arc<Server>,
     addresses: Vec<SocketAddr>,
+    tasks: tokio::task::JoinSet<()>,
 }
 
 impl ServerHandle {
@@ -92,23 +138,92 @@ impl ServerHandle {
 
     /// The cluster CA certificate, PEM.
     pub fn ca_pem(&self) -> &str {
-        ""
+        self.server.pki.ca_pem()
     }
 
     /// Gives the server its node; a second call is ignored.
-    pub fn set_backend(&self, _backend: Arc<dyn PodBackend>) {}
+    pub fn set_backend(&self, backend: Arc<dyn PodBackend>) {
+        if self.server.backend.set(backend).is_err() {
+            tracing::warn!("the node backend is set already");
+        }
+    }
+
+    /// A freshly issued client certificate.
+    pub fn issue_client(&self, user: &ClientUser) -> Result<ClientCredentials, StartError> {
+        self.server.pki.issue_client(user)
+    }
 
     /// A kubeconfig (YAML) with a freshly issued client certificate; `server_url` like `https://127.0.0.1:6443`.
-    pub fn kubeconfig(&self, _server_url: &str, _user: &ClientUser) -> Result<String, StartError> {
-        Err(StartError::Pki("not started".to_owned()))
+    pub fn kubeconfig(&self, server_url: &str, user: &ClientUser) -> Result<String, StartError> {
+        self.server.pki.kubeconfig(server_url, user)
     }
 
     /// Stops accepting, ends open connections, closes the store.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(mut self) {
+        self.server.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        let server = self.server.clone();
+        // Joining the writer thread blocks for at most one commit.
+        let _ = tokio::task::spawn_blocking(move || server.store.close()).await;
+    }
 }
 
 /// Starts the server; returns when it answers.
 pub async fn start(config: Config) -> Result<ServerHandle, StartError> {
-    let _ = config.service_cidrs.first().map(|c| -> IpAddr { c.addr() });
-    Err(StartError::Config("the server is not built yet".to_owned()))
+    // The process may have installed it already; only its presence matters.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let services = services::Addresses::new(&config.service_cidrs)?;
+    let pki = Pki::open(&config.data_dir)?;
+    let addresses = local_addresses(&config.listeners)?;
+    let (names, ips) = subject_names(&config, &addresses, &services);
+    let tls = server::tls(&pki, &names, &ips)?;
+    let signer = Signer::new(pki.service_account_key())?;
+    let path = config.data_dir.join("store.redb");
+    let store = tokio::task::spawn_blocking(move || Store::open(&path))
+        .await
+        .map_err(|e| StartError::Config(format!("opening the store: {e}")))??;
+    let backend = OnceLock::new();
+    if let Some(given) = config.backend {
+        let _ = backend.set(given);
+    }
+    let stop = CancellationToken::new();
+    let server =
+        Arc::new(Server { store, registry: Registry::default(), signer, pki, backend, services, stop: stop.clone() });
+    bootstrap::run(&server, config.advertise).await?;
+    let mut tasks = tokio::task::JoinSet::new();
+    for listener in config.listeners {
+        let fail = |e: std::io::Error| StartError::Config(format!("listener: {e}"));
+        listener.set_nonblocking(true).map_err(fail)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(fail)?;
+        tasks.spawn(server::accept(listener, tls.clone(), server.clone(), stop.clone()));
+    }
+    tasks.spawn(rest::crds::resume(server.clone()));
+    Ok(ServerHandle { server, addresses, tasks })
+}
+
+fn local_addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
+    if listeners.is_empty() {
+        return Err(StartError::Config("no listener given".to_owned()));
+    }
+    listeners.iter().map(|l| l.local_addr().map_err(|e| StartError::Config(format!("listener: {e}")))).collect()
+}
+
+fn subject_names(config: &Config, addresses: &[SocketAddr], services: &services::Addresses) -> (Vec<String>, Vec<IpAddr>) {
+    let mut names: Vec<String> =
+        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+            .map(str::to_owned)
+            .to_vec();
+    let mut ips: Vec<IpAddr> = vec![IpAddr::from([127, 0, 0, 1]), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
+    ips.extend(services.first_of_each());
+    ips.extend(config.advertise.map(|a| a.ip()));
+    ips.extend(addresses.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()));
+    for san in &config.extra_sans {
+        match san.parse() {
+            Ok(ip) => ips.push(ip),
+            Err(_) => names.push(san.clone()),
+        }
+    }
+    ips.sort();
+    ips.dedup();
+    (names, ips)
 }
