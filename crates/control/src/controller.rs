@@ -17,7 +17,8 @@ use xds::resources::TrustBundle;
 
 use crate::ads::{Ads, Shared};
 use crate::http::{self, Component, Ready};
-use crate::inform::{self, Indexer};
+use crate::indexer::Indexer;
+use crate::inform;
 use crate::issue::{Issuer, KubernetesReview, Review};
 use crate::metrics::Metrics;
 use crate::program::Program;

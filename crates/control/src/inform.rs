@@ -1,37 +1,31 @@
-//! Informers: objects of the cluster as a stream of changes, made into worlds.
+//! Informers: objects of the cluster as a stream of changes.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::access::v1alpha3::TrafficTarget;
-use api::config::v1alpha2::{MeshConfig, MeshConfigSpec};
+use api::config::v1alpha2::MeshConfig;
 use api::policy::v1alpha1::{Egress, IngressBackend, Retry, UpstreamTrafficSetting};
 use api::specs::v1alpha4::{HTTPRouteGroup, TCPRoute};
 use api::split::v1alpha4::TrafficSplit;
-use families::{Index, Kind, Object, Problem};
+use families::{Kind, Object};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Pod, Service};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::sync::mpsc;
 
+use crate::CommonArgs;
+use crate::lenient::{Lenient, Watched};
 use crate::metrics::{Metric, Metrics};
-use crate::program::{LogLevel, Program};
-use crate::world::{Settings, World};
-use crate::{CommonArgs, http::Ready};
+use crate::program::Program;
 
 /// Changes between informers and index; informers wait when it is full.
 const QUEUE_BOUND: usize = 4096;
-
-/// A new world is made when nothing changed for this long …
-const QUIET: Duration = Duration::from_millis(50);
-/// … or this long after the first change: the reaction to an object stays far below a second.
-const LONGEST_DELAY: Duration = Duration::from_millis(300);
 
 /// Pauses of an informer after errors. The longest is short because a kind may appear only when
 /// osm-bootstrap has made it, and everything waits for the last kind.
@@ -47,6 +41,8 @@ pub(crate) enum Change {
     Remove(Kind, String, String),
     /// Everything that existed when the informer started has been shown.
     Listed(Kind),
+    /// Nothing that matters.
+    None,
 }
 
 type Key = (String, String);
@@ -67,15 +63,15 @@ pub(crate) fn start(
     start.cluster::<Pod>(Kind::Pod);
     start.cluster::<Service>(Kind::Service);
     start.cluster::<Endpoints>(Kind::Endpoints);
-    start.cluster::<Egress>(Kind::Egress);
-    start.cluster::<IngressBackend>(Kind::IngressBackend);
-    start.cluster::<Retry>(Kind::Retry);
-    start.cluster::<UpstreamTrafficSetting>(Kind::UpstreamTrafficSetting);
-    start.cluster::<HTTPRouteGroup>(Kind::HttpRouteGroup);
-    start.cluster::<TCPRoute>(Kind::TcpRoute);
-    start.cluster::<TrafficTarget>(Kind::TrafficTarget);
-    start.cluster::<TrafficSplit>(Kind::TrafficSplit);
-    start.one::<MeshConfig>(
+    start.cluster::<Lenient<Egress>>(Kind::Egress);
+    start.cluster::<Lenient<IngressBackend>>(Kind::IngressBackend);
+    start.cluster::<Lenient<Retry>>(Kind::Retry);
+    start.cluster::<Lenient<UpstreamTrafficSetting>>(Kind::UpstreamTrafficSetting);
+    start.cluster::<Lenient<HTTPRouteGroup>>(Kind::HttpRouteGroup);
+    start.cluster::<Lenient<TCPRoute>>(Kind::TcpRoute);
+    start.cluster::<Lenient<TrafficTarget>>(Kind::TrafficTarget);
+    start.cluster::<Lenient<TrafficSplit>>(Kind::TrafficSplit);
+    start.one::<Lenient<MeshConfig>>(
         Kind::MeshConfig,
         Api::namespaced(program.client.clone(), &args.osm_namespace),
     );
@@ -83,7 +79,7 @@ pub(crate) fn start(
 }
 
 /// The kinds that have to be listed before there is a world.
-const KINDS: [Kind; 13] = [
+pub(crate) const KINDS: [Kind; 13] = [
     Kind::Namespace,
     Kind::Pod,
     Kind::Service,
@@ -110,16 +106,14 @@ struct Start<'a> {
 impl Start<'_> {
     fn cluster<K>(&self, kind: Kind)
     where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-        Object: From<K>,
+        K: Watched + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         self.one::<K>(kind, Api::all(self.program.client.clone()));
     }
 
     fn one<K>(&self, kind: Kind, api: Api<K>)
     where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-        Object: From<K>,
+        K: Watched + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let (sender, metrics, stop) = (
             self.sender.clone(),
@@ -138,8 +132,7 @@ impl Start<'_> {
 /// Watches one kind for ever. Returns when nobody takes the changes any more.
 async fn inform<K>(kind: Kind, api: Api<K>, sender: mpsc::Sender<Change>, metrics: &Metrics)
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    Object: From<K>,
+    K: Watched + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut events = pin!(watcher(api, watcher::Config::default()));
     let mut known: HashSet<Key> = HashSet::new();
@@ -158,7 +151,7 @@ where
             Ok(Event::InitApply(object)) => {
                 listed.insert(key(&object));
                 known.insert(key(&object));
-                changes.push(Change::Apply(object.into()));
+                changes.push(object.into_change(kind));
             }
             Ok(Event::InitDone) => {
                 // What we knew and was not listed again went away while nobody watched.
@@ -173,7 +166,7 @@ where
             Ok(Event::Apply(object)) => {
                 metrics.add(Metric::ApiEvents, &["apply", &key(&object).0], 1);
                 known.insert(key(&object));
-                changes.push(Change::Apply(object.into()));
+                changes.push(object.into_change(kind));
             }
             Ok(Event::Delete(object)) => {
                 let (namespace, name) = key(&object);
@@ -197,140 +190,4 @@ fn key<K: Resource>(object: &K) -> Key {
         meta.namespace.clone().unwrap_or_default(),
         meta.name.clone().unwrap_or_default(),
     )
-}
-
-/// Turns changes into worlds.
-pub(crate) struct Indexer {
-    index: Index,
-    mesh_config_name: String,
-    osm_namespace: String,
-    mesh_config: Option<MeshConfigSpec>,
-    unlisted: Vec<Kind>,
-    problems: BTreeSet<String>,
-    log: LogLevel,
-    ready: Ready,
-    metrics: Arc<Metrics>,
-}
-
-// === impl Indexer ===
-
-impl Indexer {
-    pub(crate) fn new(
-        args: &CommonArgs,
-        log: LogLevel,
-        ready: Ready,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let settings = families::Settings {
-            mesh_name: args.mesh_name.clone(),
-            osm_namespace: args.osm_namespace.clone(),
-            trust_domain: args.trust_domain.clone(),
-        };
-        Self {
-            index: Index::new(settings).with_mesh_config_name(args.osm_config_name.clone()),
-            mesh_config_name: args.osm_config_name.clone(),
-            osm_namespace: args.osm_namespace.clone(),
-            mesh_config: None,
-            unlisted: KINDS.to_vec(),
-            problems: BTreeSet::new(),
-            log,
-            ready,
-            metrics,
-        }
-    }
-
-    /// Runs until the informers end.
-    pub(crate) async fn run(
-        mut self,
-        mut changes: mpsc::Receiver<Change>,
-        worlds: watch::Sender<Option<Arc<World>>>,
-    ) -> anyhow::Result<()> {
-        while let Some(change) = changes.recv().await {
-            if !self.take(change) {
-                continue;
-            }
-            let latest = Instant::now() + LONGEST_DELAY;
-            let mut quiet = Instant::now() + QUIET;
-            loop {
-                tokio::select! {
-                    change = changes.recv() => match change {
-                        Some(change) => if self.take(change) { quiet = Instant::now() + QUIET },
-                        None => return Ok(()),
-                    },
-                    () = tokio::time::sleep_until(quiet.min(latest)) => break,
-                }
-            }
-            if self.unlisted.is_empty() {
-                self = self.publish(&worlds).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes one change; says whether the world may be another one now.
-    fn take(&mut self, change: Change) -> bool {
-        match change {
-            Change::Apply(object) => {
-                let ours = self.take_settings(&object);
-                self.index.apply(object) || ours
-            }
-            Change::Remove(kind, namespace, name) => {
-                let ours = kind == Kind::MeshConfig
-                    && namespace == self.osm_namespace
-                    && name == self.mesh_config_name;
-                if ours {
-                    self.mesh_config = None;
-                }
-                self.index.remove(kind, &namespace, &name) || ours
-            }
-            Change::Listed(kind) => {
-                let before = self.unlisted.len();
-                self.unlisted.retain(|unlisted| *unlisted != kind);
-                before != self.unlisted.len()
-            }
-        }
-    }
-
-    fn take_settings(&mut self, object: &Object) -> bool {
-        let Object::MeshConfig(config) = object else {
-            return false;
-        };
-        if config.metadata.name.as_deref() != Some(&self.mesh_config_name) {
-            return false;
-        }
-        self.log.set(&config.spec.observability.osm_log_level);
-        let changed = Settings::new(self.mesh_config.as_ref()) != Settings::new(Some(&config.spec));
-        self.mesh_config = Some(config.spec.clone());
-        changed
-    }
-
-    async fn publish(self, worlds: &watch::Sender<Option<Arc<World>>>) -> anyhow::Result<Self> {
-        // Building takes long in a large mesh: not on a thread that serves proxies.
-        let (mut this, mesh, problems) = tokio::task::spawn_blocking(move || {
-            let (mesh, problems) = self.index.build();
-            (self, mesh, problems)
-        })
-        .await?;
-        this.report(&problems);
-        let settings = Settings::new(this.mesh_config.as_ref());
-        worlds.send_replace(Some(Arc::new(World { mesh, settings })));
-        this.metrics.add(Metric::Broadcasts, &[], 1);
-        if !this.ready.is_set() {
-            tracing::info!("all kinds are listed, serving proxies");
-            this.ready.set();
-        }
-        Ok(this)
-    }
-
-    /// Logs what users wrote in vain, once for as long as it stands.
-    fn report(&mut self, problems: &[Problem]) {
-        let now: BTreeSet<String> = problems
-            .iter()
-            .map(|problem| format!("{}: {}", problem.provenance, problem.message))
-            .collect();
-        for problem in now.difference(&self.problems) {
-            tracing::warn!("{problem}");
-        }
-        self.problems = now;
-    }
 }

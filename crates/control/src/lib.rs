@@ -11,10 +11,14 @@ mod ads;
 mod args;
 mod bootstrap;
 mod controller;
+#[cfg(test)]
+mod discovery_tests;
 mod http;
+mod indexer;
 mod inform;
 mod injector;
 mod issue;
+mod lenient;
 mod metrics;
 mod program;
 mod root;

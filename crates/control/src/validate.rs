@@ -183,7 +183,11 @@ mod tests {
         let target = |namespace: &str| {
             json!({
                 "metadata": { "name": "t", "namespace": namespace },
-                "spec": { "destination": { "kind": "ServiceAccount", "name": "b", "namespace": "server" } },
+                "spec": {
+                    "destination": { "kind": "ServiceAccount", "name": "b", "namespace": "server" },
+                    "rules": [],
+                    "sources": [],
+                },
             })
         };
         let check = |object| verdict("access.smi-spec.io", "v1alpha3", "TrafficTarget", object);
@@ -197,7 +201,10 @@ mod tests {
     #[test]
     fn egress_matches_refer_to_known_kinds() {
         let check = |matches: Value| {
-            let object = json!({ "metadata": { "name": "e" }, "spec": { "matches": matches } });
+            let object = json!({
+                "metadata": { "name": "e" },
+                "spec": { "sources": [], "ports": [], "matches": matches },
+            });
             verdict("policy.openservicemesh.io", "v1alpha1", "Egress", object)
         };
         let entry =

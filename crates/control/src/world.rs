@@ -7,7 +7,7 @@ use api::config::v1alpha2::MeshConfigSpec;
 use model::{Mesh, Workload};
 use tokio::sync::watch;
 
-/// How long a caller waits for a pod that the informers have not shown yet.
+/// How long a proxy waits for its pod that the informers have not shown yet.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Validity of leaves when the MeshConfig says nothing, or nothing readable, as upstream.
@@ -32,7 +32,10 @@ pub(crate) struct Settings {
 
 /// The newest world; nothing until all informers have shown what exists.
 #[derive(Clone)]
-pub(crate) struct Worlds(watch::Receiver<Option<Arc<World>>>);
+pub(crate) struct Worlds {
+    receiver: watch::Receiver<Option<Arc<World>>>,
+    patience: Duration,
+}
 
 // === impl Settings ===
 
@@ -61,28 +64,37 @@ impl Settings {
 
 impl Worlds {
     pub(crate) fn new(receiver: watch::Receiver<Option<Arc<World>>>) -> Self {
-        Self(receiver)
+        Self {
+            receiver,
+            patience: PATIENCE,
+        }
+    }
+
+    /// With another patience, for tests.
+    #[cfg(test)]
+    pub(crate) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The newest world, marked as seen.
     pub(crate) fn current(&mut self) -> Option<Arc<World>> {
-        self.0.borrow_and_update().clone()
+        self.receiver.borrow_and_update().clone()
     }
 
     /// Waits for a world newer than the last one seen. Never returns once the control plane ends.
     pub(crate) async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.receiver.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// The first workload that `find` picks, now or within [`PATIENCE`]: a pod may start before the
+    /// The first workload that `find` picks, now or soon: a pod may start before the
     /// informers have shown it.
     pub(crate) async fn wait_for<'a, F>(&mut self, find: F) -> Option<(Arc<World>, Workload)>
     where
         F: Fn(&World) -> Option<&Workload>,
     {
-        let end = tokio::time::Instant::now() + PATIENCE;
+        let end = tokio::time::Instant::now() + self.patience;
         loop {
             if let Some(world) = self.current()
                 && let Some(workload) = find(&world).cloned()
