@@ -188,8 +188,9 @@ impl Pass {
         if deployment.annotations().get(REVISION) == Some(&number) {
             return Ok(deployment);
         }
+        // By the status subresource: a change of annotations by the main one would count as a new generation.
         let patch = Patch::Merge(json!({"metadata": {"annotations": {REVISION: number}}}));
-        let patched = self.deployments.patch(&self.key.name, &PatchParams::default(), &patch).await;
+        let patched = self.deployments.patch_status(&self.key.name, &PatchParams::default(), &patch).await;
         patched.during(|| format!("write the revision of Deployment {}", self.key))
     }
 

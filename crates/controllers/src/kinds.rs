@@ -4,7 +4,7 @@ use kube::Client;
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::discovery::{Discovery, Scope, verbs};
 
-use crate::key::{During, Failure};
+use crate::key::{During, Failure, has_code};
 
 /// One kind, and what can be done with its objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -15,9 +15,19 @@ pub(crate) struct Kind {
     pub delete_collection: bool,
 }
 
+/// A group may go between the list of groups and the question for its kinds: then it is asked again so often at most.
+const ATTEMPTS: usize = 5;
+
 /// Every kind whose objects can be listed and deleted, in its preferred version.
 pub(crate) async fn discover(client: &Client) -> Result<Vec<Kind>, Failure> {
-    let discovery = Discovery::new(client.clone()).run().await.during(|| "discover the server's kinds".to_owned())?;
+    let mut found = Discovery::new(client.clone()).run().await;
+    for _ in 1..ATTEMPTS {
+        if !found.as_ref().is_err_and(|error| has_code(error, 404)) {
+            break;
+        }
+        found = Discovery::new(client.clone()).run().await;
+    }
+    let discovery = found.during(|| "discover the server's kinds".to_owned())?;
     let resources = discovery.groups().flat_map(|group| group.resources_by_stability());
     let kinds = resources.filter_map(|(resource, capabilities)| {
         let can = |verb| capabilities.supports_operation(verb);

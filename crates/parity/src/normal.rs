@@ -11,6 +11,7 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "<uid>"),
         (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\b", "<time>"),
         (r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", "<token>"),
+        (r"\bdefault-token-[a-z0-9]{5}\b", "default-token-<random>"),
         (r"\b10\.96\.\d+\.\d+\b", "<cluster-ip>"),
     ];
     patterns.into_iter().filter_map(|(pattern, stand_in)| Some((Regex::new(pattern).ok()?, stand_in))).collect()
