@@ -62,7 +62,7 @@ pub async fn run(arguments: Args) -> Result<ExitCode> {
         outcome = tell(&mut stage, &options) => outcome.map(Some),
         signal = interrupted() => signal.map(|()| None),
     };
-    if options.keep && matches!(outcome, Ok(Some(_))) {
+    if options.keep && !matches!(outcome, Ok(None)) {
         folder.keep();
         println!(
             "\nThe cluster stays. To use it:\n  export KUBECONFIG={}",

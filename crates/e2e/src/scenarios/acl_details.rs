@@ -35,6 +35,12 @@ pub const ALL: &[Scenario] = &[
         "sources of other kinds are ignored, the rest works"
     ),
     scenario!(
+        "ACL-16",
+        P1,
+        empty_rules,
+        "a TrafficTarget without rules, or with one of an unknown kind, gives nothing"
+    ),
+    scenario!(
         "ACL-17",
         P0,
         forged_header,
@@ -57,6 +63,12 @@ pub const ALL: &[Scenario] = &[
         P1,
         itself,
         "pods of one ServiceAccount need a TrafficTarget too"
+    ),
+    scenario!(
+        "ACL-22",
+        P1,
+        live_changes,
+        "changes of a TrafficTarget are live and disturb nobody else"
     ),
 ];
 
@@ -125,6 +137,25 @@ async fn other_kinds(scene: &Scene<'_>) -> Result<()> {
     scene
         .apply(&[group, with(target, &["spec", "sources"], sources)])
         .await?;
+    scene.head(&client, &url, Ends::Status(200)).await
+}
+
+async fn empty_rules(scene: &Scene<'_>) -> Result<()> {
+    let (client, servers, url) = pair(scene).await?;
+    let [group, target] = allow(&servers, "server", &[(&client.namespace, "client")]);
+    for rules in [
+        json!([]),
+        json!([target["spec"]["rules"][0], { "kind": "UDPRoute", "name": "dns" }]),
+    ] {
+        scene
+            .apply(&[
+                group.clone(),
+                with(target.clone(), &["spec", "rules"], rules),
+            ])
+            .await?;
+        scene.head(&client, &url, Ends::Exit(7)).await?;
+    }
+    scene.apply(&[target]).await?;
     scene.head(&client, &url, Ends::Status(200)).await
 }
 
@@ -265,4 +296,38 @@ async fn itself(scene: &Scene<'_>) -> Result<()> {
         .apply(&allow(&servers, "server", &[(&servers, "server")]))
         .await?;
     scene.head(&server, &url, Ends::Status(200)).await
+}
+
+async fn live_changes(scene: &Scene<'_>) -> Result<()> {
+    let (steady, servers, url) = pair(scene).await?;
+    let other = scene.client(&steady.namespace, "other").await?;
+    let sources = [
+        (steady.namespace.as_str(), "client"),
+        (steady.namespace.as_str(), "other"),
+    ];
+    scene
+        .apply(&allow(&servers, "server", &sources[..1]))
+        .await?;
+    scene.head(&steady, &url, Ends::Status(200)).await?;
+    let load = scene.requests(&steady, &url, 200);
+    let changes = async {
+        for sources in [&sources[..], &sources[..1], &sources[..]] {
+            let ends = if sources.len() == 2 {
+                Ends::Status(200)
+            } else {
+                Ends::Exit(7)
+            };
+            scene.apply(&allow(&servers, "server", sources)).await?;
+            scene.head(&other, &url, ends).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let (load, changes) = futures::join!(load, changes);
+    changes?;
+    let failed: Vec<_> = load?.into_iter().filter(|one| *one != (200, 0)).collect();
+    ensure!(
+        failed.is_empty(),
+        "requests of the other client failed: {failed:?}"
+    );
+    Ok(())
 }

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{Scenario, scenario};
-use crate::manifest::{PORT, account, curl, deployment, list, named_httpbin, pod, with};
-use crate::scene::{Ends, Scene, skip, with_trust};
+use crate::manifest::{curl, deployment, named_httpbin, pod, with};
+use crate::scene::{Scene, with_trust};
 
 /// The scenarios of this area.
 pub const ALL: &[Scenario] = &[
@@ -24,12 +24,6 @@ pub const ALL: &[Scenario] = &[
         "precedence of labels and annotations"
     ),
     scenario!(
-        "INJ-03",
-        P1,
-        invalid_annotation,
-        "an invalid annotation value blocks the pod"
-    ),
-    scenario!(
         "INJ-04",
         P0,
         host_network,
@@ -43,34 +37,9 @@ pub const ALL: &[Scenario] = &[
         alone
     ),
     scenario!("INJ-06", P0, ignored, "an ignored namespace is left alone"),
-    scenario!(
-        "INJ-07",
-        P1,
-        by_hand,
-        "joining by kubectl alone: only annotated pods"
-    ),
-    scenario!(
-        "INJ-10",
-        P1,
-        dry_run,
-        "a dry run shows the sidecar and leaves nothing"
-    ),
-    scenario!(
-        "INJ-11",
-        P1,
-        owned_secrets,
-        "bootstrap secrets are owned by their pods"
-    ),
-    scenario!(
-        "INJ-12",
-        P1,
-        resources,
-        "sidecar resources from the MeshConfig, for new pods",
-        alone
-    ),
 ];
 
-const INJECTION: &str = "openservicemesh.io/sidecar-injection";
+pub(super) const INJECTION: &str = "openservicemesh.io/sidecar-injection";
 
 async fn containers(scene: &Scene<'_>) -> Result<()> {
     let namespace = scene.namespace("client").await?;
@@ -154,12 +123,16 @@ async fn containers(scene: &Scene<'_>) -> Result<()> {
     Ok(())
 }
 
-fn named<'a>(items: &'a Value, name: &str) -> Option<&'a Value> {
+pub(super) fn named<'a>(items: &'a Value, name: &str) -> Option<&'a Value> {
     items.as_array()?.iter().find(|item| item["name"] == name)
 }
 
 /// A pod as the API server would make it, without making it.
-async fn admitted(scene: &Scene<'_>, namespace: &str, annotation: Option<&str>) -> Result<Value> {
+pub(super) async fn admitted(
+    scene: &Scene<'_>,
+    namespace: &str,
+    annotation: Option<&str>,
+) -> Result<Value> {
     let bare = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": "probe", "namespace": namespace },
@@ -184,7 +157,7 @@ fn with_trust_in(object: Value) -> Value {
     with(object, &["spec"], spec)
 }
 
-fn injected(pod: &Value) -> bool {
+pub(super) fn injected(pod: &Value) -> bool {
     named(&pod["spec"]["containers"], "sidecar").is_some()
 }
 
@@ -232,32 +205,6 @@ async fn precedence(scene: &Scene<'_>) -> Result<()> {
         .await?;
     }
     Ok(())
-}
-
-async fn invalid_annotation(scene: &Scene<'_>) -> Result<()> {
-    let namespace = scene.namespace("client").await?;
-    let text = format!("Invalid annotation value for key \"{INJECTION}\": maybe");
-    let refused = admitted(scene, &namespace, Some("maybe")).await;
-    let error = format!("{:#}", refused.err().context("the pod was admitted")?);
-    ensure!(error.contains(&text), "{error}");
-    let object = deployment(&namespace, "client", pod("default", named_httpbin(PORT)));
-    let annotations = ["spec", "template", "metadata", "annotations", INJECTION];
-    scene
-        .apply(&[with(object, &annotations, json!("maybe"))])
-        .await?;
-    e2e::eventually(Duration::from_secs(30), async || {
-        let events = scene
-            .stage
-            .kubectl(&["get", "events", "-n", &namespace])
-            .await?
-            .text()?;
-        ensure!(
-            events.contains("FailedCreate"),
-            "no event FailedCreate: {events}"
-        );
-        Ok(())
-    })
-    .await
 }
 
 async fn host_network(scene: &Scene<'_>) -> Result<()> {
@@ -365,130 +312,4 @@ async fn ignored(scene: &Scene<'_>) -> Result<()> {
         .await?;
     ensure!(names.trim() == "curl", "containers are {names}");
     Ok(())
-}
-
-async fn by_hand(scene: &Scene<'_>) -> Result<()> {
-    let namespace = scene.plain_namespace("client").await?;
-    scene
-        .stage
-        .kubectl(&[
-            "label",
-            "namespace",
-            &namespace,
-            "openservicemesh.io/monitored-by=osm",
-        ])
-        .await?
-        .text()?;
-    let plain = scene.client(&namespace, "plain").await?;
-    let annotated = with(
-        deployment(&namespace, "meshed", with_trust(pod("meshed", curl()))),
-        &["spec", "template", "metadata", "annotations", INJECTION],
-        json!("enabled"),
-    );
-    e2e::eventually(Duration::from_secs(10), async || {
-        ensure!(
-            injected(&admitted(scene, &namespace, Some("enabled")).await?),
-            "the annotated pod is not injected"
-        );
-        Ok(())
-    })
-    .await?;
-    scene
-        .apply(&[account(&namespace, "meshed"), annotated])
-        .await?;
-    let meshed = scene.pod(&namespace, "meshed", "curl").await?;
-    let names = scene
-        .field(
-            "pod",
-            &namespace,
-            &meshed.name,
-            "{.spec.containers[*].name}",
-        )
-        .await?;
-    ensure!(
-        names.contains("sidecar"),
-        "containers of the annotated pod are {names}"
-    );
-    let names = scene
-        .field("pod", &namespace, &plain.name, "{.spec.containers[*].name}")
-        .await?;
-    ensure!(
-        names.trim() == "curl",
-        "containers of the other pod are {names}"
-    );
-    scene
-        .head(&meshed, "http://httpbin.org/get", Ends::Exit(7))
-        .await?;
-    scene
-        .head(&plain, "http://httpbin.org/get", Ends::Status(200))
-        .await
-}
-
-async fn dry_run(scene: &Scene<'_>) -> Result<()> {
-    let namespace = scene.namespace("client").await?;
-    let before = scene
-        .stage
-        .kubectl(&[
-            "get",
-            "secrets,pods,configmaps",
-            "-n",
-            &namespace,
-            "-o",
-            "name",
-        ])
-        .await?
-        .text()?;
-    ensure!(
-        injected(&admitted(scene, &namespace, None).await?),
-        "the dry run shows no sidecar"
-    );
-    let words = ["apply", "--dry-run=server", "-f", "-"];
-    let object = deployment(&namespace, "client", pod("default", named_httpbin(PORT)));
-    scene
-        .stage
-        .kubectl_with(&words, &list(&[object]))
-        .await?
-        .text()?;
-    let after = scene
-        .stage
-        .kubectl(&[
-            "get",
-            "secrets,pods,configmaps",
-            "-n",
-            &namespace,
-            "-o",
-            "name",
-        ])
-        .await?
-        .text()?;
-    ensure!(before == after, "before: {before}, after: {after}");
-    Ok(())
-}
-
-async fn owned_secrets(_: &Scene<'_>) -> Result<()> {
-    skip("not applicable: no secret is made for a pod; INJ-01 looks that there is none")
-}
-
-async fn resources(scene: &Scene<'_>) -> Result<()> {
-    let namespace = scene.namespace("client").await?;
-    let limits = |pod: &Value| {
-        named(&pod["spec"]["containers"], "sidecar")
-            .map(|it| it["resources"].clone())
-            .unwrap_or_default()
-    };
-    let before = limits(&admitted(scene, &namespace, None).await?);
-    ensure!(
-        before == json!({}) || before.is_null(),
-        "resources without any in the MeshConfig: {before}"
-    );
-    let wanted = json!({ "limits": { "cpu": "2", "memory": "128M" }, "requests": { "cpu": "1", "memory": "64M" } });
-    scene
-        .mesh_config(json!({ "sidecar": { "resources": wanted } }))
-        .await?;
-    e2e::eventually(Duration::from_secs(10), async || {
-        let seen = limits(&admitted(scene, &namespace, None).await?);
-        ensure!(seen == wanted, "resources are {seen}");
-        Ok(())
-    })
-    .await
 }

@@ -12,6 +12,7 @@ mod acl;
 mod acl_details;
 mod egr;
 mod inj;
+mod inj_details;
 mod ipt;
 mod perm;
 
@@ -65,6 +66,7 @@ pub fn all() -> Vec<&'static Scenario> {
         acl::ALL,
         acl_details::ALL,
         inj::ALL,
+        inj_details::ALL,
         ipt::ALL,
     ]
     .into_iter()
