@@ -1,7 +1,7 @@
 //! A stand-in for a proxy that prints what it is sent: gets a certificate for a token, opens an
 //! incremental stream, follows all kinds.
 //!
-//! `watch ADDRESS ROOT.pem TOKEN-FILE UUID SERVICE-ACCOUNT NAMESPACE`
+//! `watch ADDRESS SERVER-NAME ROOT.pem TOKEN-FILE UUID SERVICE-ACCOUNT NAMESPACE`
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use tonic::transport::{Channel, Endpoint};
 use xds::certificate::{CertificateClient, CertificateRequest};
 use xds::server::Kind;
 
-const HOST: &str = "osm-controller.osm-system.svc";
-
 type Certificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [address, root, token, uuid, account, namespace] = &args[..] else {
-        anyhow::bail!("watch ADDRESS ROOT.pem TOKEN-FILE UUID SERVICE-ACCOUNT NAMESPACE");
+    let [address, server, root, token, uuid, account, namespace] = &args[..] else {
+        anyhow::bail!(
+            "watch ADDRESS SERVER-NAME ROOT.pem TOKEN-FILE UUID SERVICE-ACCOUNT NAMESPACE"
+        );
     };
     let trust = TrustStore::from_pem(&std::fs::read_to_string(root)?)?;
     let identity = Identity::new("cluster.local", account, namespace)?;
@@ -38,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
         csr: key.signing_request(&identity)?,
         validity_duration: 0,
     };
-    let mut client = CertificateClient::new(channel(address, &trust, None).await?);
+    let mut client = CertificateClient::new(channel(address, server, &trust, None).await?);
     let response = client
         .create_certificate(request, &std::fs::read_to_string(token)?)
         .await?;
@@ -46,30 +46,31 @@ async fn main() -> anyhow::Result<()> {
     let leaf = chain.first().context("no certificate")?;
     println!("certificate for {}", Identity::from_certificate(leaf)?);
 
-    let channel = channel(address, &trust, Some((chain, key.to_rustls()))).await?;
+    let channel = channel(address, server, &trust, Some((chain, key.to_rustls()))).await?;
     follow(channel, format!("{uuid}.sidecar.{}", identity.dns_name())).await
 }
 
 async fn channel(
     address: &str,
+    server: &str,
     trust: &Arc<TrustStore>,
     certificate: Option<Certificate>,
 ) -> anyhow::Result<Channel> {
     let builder = rustls::ClientConfig::builder()
         .dangerous()
-        .with_custom_certificate_verifier(ServerVerifier::dns(trust.clone(), HOST)?);
+        .with_custom_certificate_verifier(ServerVerifier::dns(trust.clone(), server)?);
     let mut config = match certificate {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let address = address.to_owned();
+    let (address, server) = (address.to_owned(), server.to_owned());
     let connect = tower::service_fn(move |_| {
-        let (connector, address) = (connector.clone(), address.clone());
+        let (connector, address, server) = (connector.clone(), address.clone(), server.clone());
         async move {
             let tcp = TcpStream::connect(address).await?;
-            let name = ServerName::try_from(HOST).map_err(std::io::Error::other)?;
+            let name = ServerName::try_from(server).map_err(std::io::Error::other)?;
             Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, tcp).await?))
         }
     });

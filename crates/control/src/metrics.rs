@@ -23,8 +23,6 @@ pub(crate) enum Metric {
     ApiEvents,
     /// Connected proxies.
     ConnectedProxies,
-    /// Streams of proxies that had one before.
-    Reconnects,
     /// Responses sent to proxies.
     ResponsesSent,
     /// Responses that could not be sent.
@@ -46,10 +44,9 @@ pub(crate) enum Metric {
 // === impl Metric ===
 
 impl Metric {
-    const ALL: [Metric; 11] = [
+    const ALL: [Metric; 10] = [
         Metric::ApiEvents,
         Metric::ConnectedProxies,
-        Metric::Reconnects,
         Metric::ResponsesSent,
         Metric::ResponsesFailed,
         Metric::Broadcasts,
@@ -74,12 +71,6 @@ impl Metric {
                 "osm_proxy_connect_count",
                 Type::Gauge,
                 "Proxies connected to the controller",
-                &[],
-            ),
-            Metric::Reconnects => (
-                "osm_proxy_reconnect_count",
-                Type::Counter,
-                "Streams opened by proxies that had one before",
                 &[],
             ),
             Metric::ResponsesSent => (
@@ -222,7 +213,10 @@ mod tests {
         let line = "osm_proxy_xds_request_count{proxy_uuid=\"u1\",identity=\"curl.demo\",type=\"CDS\"} 3\n";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("\nosm_proxy_connect_count 1\n"), "{text}");
-        assert!(text.contains("\nosm_proxy_reconnect_count 0\n"), "{text}");
+        assert!(
+            text.contains("\nosm_proxy_broadcast_event_count 0\n"),
+            "{text}"
+        );
         metrics.forget("u1");
         assert!(!metrics.render().contains("u1"));
     }

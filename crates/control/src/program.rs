@@ -7,7 +7,7 @@ use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
@@ -31,7 +31,7 @@ pub(crate) struct Program {
 
 /// Changes the level of the log while the program runs.
 #[derive(Clone)]
-pub(crate) struct LogLevel(Option<reload::Handle<LevelFilter, Registry>>);
+pub(crate) struct LogLevel(Option<reload::Handle<Targets, Registry>>);
 
 // === impl Program ===
 
@@ -99,7 +99,8 @@ impl Program {
 
 impl LogLevel {
     fn install(level: &str) -> Self {
-        let (filter, handle) = reload::Layer::new(parse_level(level).unwrap_or(LevelFilter::INFO));
+        let (filter, handle) =
+            reload::Layer::new(targets(parse_level(level).unwrap_or(LevelFilter::INFO)));
         let lines = tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
@@ -115,7 +116,7 @@ impl LogLevel {
 
     /// Sets the level by one of upstream's words; unknown words change nothing.
     pub(crate) fn set(&self, level: &str) {
-        let Some(filter) = parse_level(level) else {
+        let Some(filter) = parse_level(level).map(targets) else {
             tracing::warn!(level, "spec.observability.osmLogLevel is not a log level");
             return;
         };
@@ -128,6 +129,15 @@ impl LogLevel {
             tracing::info!(level, "log level");
         }
     }
+}
+
+/// The level for our own crates. Libraries warn at most: at debug they log every request, and what they
+/// log may hold secrets.
+fn targets(level: LevelFilter) -> Targets {
+    const OURS: [&str; 7] = ["api", "ca", "control", "families", "inject", "model", "xds"];
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_targets(OURS.map(|name| (name, level)))
 }
 
 fn parse_level(word: &str) -> Option<LevelFilter> {
