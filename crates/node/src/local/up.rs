@@ -55,9 +55,12 @@ pub fn up(options: &Up) -> anyhow::Result<ExitCode> {
         }
         let late = begun.elapsed() > options.timeout;
         if late || interrupted.seen() {
-            show_log(&layout.daemon_log());
             down::stop(&layout)?;
+            // It may not have come so far as to tell of itself; the daemon dies with it.
+            let _ = supervisor.kill();
+            supervisor.wait()?;
             if late {
+                show_log(&layout.daemon_log());
                 bail!("node not Ready after {} s; its log is {}", options.timeout.as_secs(), layout.daemon_log().display());
             }
             bail!("interrupted");

@@ -80,8 +80,8 @@ impl PodTask {
                 ready = verdict;
                 self.record(&container.name, |record| record.ready = verdict);
             }
-            // While it starts, a kubelet probes a container that is not ready more often than its period says:
-            // at once after start, then each period. A second is the least period there is.
+            // Unlike a kubelet, which keeps to the period: what is not ready yet is asked each second, so that a
+            // roll-out does not wait for the next period. A second is the least period there is.
             let pause = if ready { schedule.period } else { schedule.period.min(Duration::from_secs(1)) };
             tokio::time::sleep(pause).await;
         }

@@ -129,7 +129,12 @@ impl PodTask {
 
     /// Tells the task of a new version of the object, or of its end.
     pub fn update(&self, pod: Arc<Pod>, gone: bool) {
+        let gates = pod.spec.as_ref().and_then(|s| s.readiness_gates.as_ref()).is_some_and(|g| !g.is_empty());
         self.desired.send_replace(Desired { pod, gone });
+        if gates {
+            // Others' conditions decide on readiness too.
+            self.dirty.notify_one();
+        }
     }
 
     /// Changes of the object.
@@ -186,7 +191,7 @@ impl PodTask {
         self.terminate(&mut desired).await;
         self.attachment.lock().take();
         self.remove_folders().await;
-        self.finish(&mut desired).await;
+        self.finish(&mut desired, over).await;
     }
 
     /// Keeps the API's status equal to ours.
@@ -270,13 +275,15 @@ impl PodTask {
     }
 
     /// Reports the last status and deletes the object for good.
-    async fn finish(&self, desired: &mut watch::Receiver<Desired>) {
+    async fn finish(&self, desired: &mut watch::Receiver<Desired>, reported: bool) {
         loop {
             let now = desired.borrow_and_update().clone();
             if now.gone {
                 return;
             }
-            self.report_once().await;
+            if !reported {
+                self.report_once().await;
+            }
             let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &now.pod.namespace().unwrap_or_default());
             let preconditions = Preconditions { uid: now.pod.uid(), resource_version: None };
             let parameters = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
