@@ -140,7 +140,8 @@ impl Index {
             Kind::Endpoints => self.endpoints.remove(&key).is_some(),
             Kind::ServiceAccount => false,
             Kind::MeshConfig => {
-                let named = namespace == self.settings.osm_namespace && name == self.mesh_config_name;
+                let named =
+                    namespace == self.settings.osm_namespace && name == self.mesh_config_name;
                 named && self.mesh_config.take().is_some()
             }
             Kind::Egress => self.egresses.remove(&key).is_some(),
@@ -192,7 +193,9 @@ impl Index {
         &'a self,
         store: &'a Store<T>,
     ) -> impl Iterator<Item = (&'a Key, &'a T)> {
-        store.iter().filter(|((namespace, _), _)| self.monitors(namespace))
+        store
+            .iter()
+            .filter(|((namespace, _), _)| self.monitors(namespace))
     }
 
     pub(crate) fn mesh_config_provenance(&self) -> Provenance {

@@ -28,7 +28,9 @@ impl Random {
     }
 
     fn some<T: Clone>(&mut self, from: &[T], most: usize) -> Vec<T> {
-        (0..self.below(most + 1)).map(|_| self.pick(from).clone()).collect()
+        (0..self.below(most + 1))
+            .map(|_| self.pick(from).clone())
+            .collect()
     }
 
     fn chance(&mut self, percent: usize) -> bool {
@@ -83,7 +85,7 @@ impl Cluster {
             cluster.pods.extend((0..4).map(|pod| Pod {
                 namespace,
                 name: format!("{namespace}-{pod}"),
-                account: *random.pick::<&str>(&ACCOUNTS),
+                account: random.pick::<&str>(&ACCOUNTS),
                 ip: format!("10.244.{index}.{pod}"),
             }));
             let pods: Vec<usize> = (first..cluster.pods.len()).collect();
@@ -97,8 +99,12 @@ impl Cluster {
             }));
             for name in ["g", "h"] {
                 if random.chance(85) {
-                    let matches = (0..random.below(3)).map(|at| http_match(at, random)).collect();
-                    cluster.groups.push((format!("{namespace}/{name}"), Value::Array(matches)));
+                    let matches = (0..random.below(3))
+                        .map(|at| http_match(at, random))
+                        .collect();
+                    cluster
+                        .groups
+                        .push((format!("{namespace}/{name}"), Value::Array(matches)));
                 }
             }
             for name in ["r", "q"] {
@@ -117,14 +123,23 @@ impl Cluster {
         let mut world = World::new();
         world.namespace("one").namespace("two");
         for pod in &self.pods {
-            world.pod(&format!("{}/{}", pod.namespace, pod.name), pod.account, &pod.ip);
+            world.pod(
+                &format!("{}/{}", pod.namespace, pod.name),
+                pod.account,
+                &pod.ip,
+            );
         }
         for service in &self.services {
             let protocol = if service.http { "http" } else { "tcp" };
             let ports = json!([{"port": service.port, "appProtocol": protocol}]);
             let pods = service.pods.iter().map(|pod| &self.pods[*pod]);
             let pods: Vec<(&str, &str)> = pods.map(|pod| (&*pod.name, &*pod.ip)).collect();
-            world.service(&format!("{}/{}", service.namespace, service.name), &service.ip, ports, &pods);
+            world.service(
+                &format!("{}/{}", service.namespace, service.name),
+                &service.ip,
+                ports,
+                &pods,
+            );
         }
         for (key, matches) in &self.groups {
             world.route_group(key, matches.clone());
@@ -166,11 +181,20 @@ impl Cluster {
     fn rules_allow(&self, namespace: &str, rules: &[Value], port: u16, sent: &Sent) -> bool {
         let find = |list: &[(String, Value)], rule: &Value| {
             let key = format!("{namespace}/{}", rule["name"].as_str().unwrap());
-            list.iter().find(|(name, _)| *name == key).map(|(_, value)| value.clone())
+            list.iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, value)| value.clone())
         };
-        let of_kind = |kind: &str| rules.iter().filter(|rule| rule["kind"] == kind).collect::<Vec<_>>();
-        let tcp: Vec<Option<Value>> =
-            of_kind("TCPRoute").into_iter().map(|rule| find(&self.routes, rule)).collect();
+        let of_kind = |kind: &str| {
+            rules
+                .iter()
+                .filter(|rule| rule["kind"] == kind)
+                .collect::<Vec<_>>()
+        };
+        let tcp: Vec<Option<Value>> = of_kind("TCPRoute")
+            .into_iter()
+            .map(|rule| find(&self.routes, rule))
+            .collect();
         let on_port = tcp.iter().flatten().any(|ports| {
             let ports = ports.as_array().unwrap();
             ports.is_empty() || ports.contains(&json!(port))
@@ -186,13 +210,19 @@ impl Cluster {
             let group = find(&self.groups, rule).unwrap_or(json!([]));
             let chosen = |found: &Value| wanted.is_empty() || wanted.contains(&found["name"]);
             let matches = group.as_array().unwrap();
-            matches.iter().any(|found| chosen(found) && holds(found, request))
+            matches
+                .iter()
+                .any(|found| chosen(found) && holds(found, request))
         })
     }
 }
 
 fn http_match(at: usize, random: &mut Random) -> Value {
-    let headers = if random.chance(30) { json!([{"X-Who": "a|b"}]) } else { json!([]) };
+    let headers = if random.chance(30) {
+        json!([{"X-Who": "a|b"}])
+    } else {
+        json!([])
+    };
     json!({
         "name": format!("m{at}"),
         "pathRegex": random.pick(&REGEXES),
@@ -203,7 +233,11 @@ fn http_match(at: usize, random: &mut Random) -> Value {
 
 fn target(namespace: &str, random: &mut Random) -> Value {
     let account = |random: &mut Random, namespace: &str| {
-        let kind = if random.chance(95) { "ServiceAccount" } else { "User" };
+        let kind = if random.chance(95) {
+            "ServiceAccount"
+        } else {
+            "User"
+        };
         json!({"kind": kind, "namespace": namespace, "name": random.pick(&ACCOUNTS)})
     };
     let sources = (0..random.below(4)).map(|_| {
@@ -225,14 +259,20 @@ fn target(namespace: &str, random: &mut Random) -> Value {
 }
 
 fn holds(found: &Value, request: &Request) -> bool {
-    let full = |regex: &str, text: &str| Regex::new(&format!(r"\A(?:{regex})\z")).unwrap().is_match(text);
+    let full = |regex: &str, text: &str| {
+        Regex::new(&format!(r"\A(?:{regex})\z"))
+            .unwrap()
+            .is_match(text)
+    };
     let path = request.path.split('?').next().unwrap();
     let regex = found["pathRegex"].as_str().unwrap();
     let methods = found["methods"].as_array().unwrap();
     let headers = found["headers"].as_array().unwrap();
     (regex.is_empty() || full(regex, path))
         && (methods.is_empty() || methods.iter().any(|m| *m == "*" || *m == *request.method))
-        && headers.iter().all(|_| request.headers.iter().any(|(_, value)| full("a|b", value)))
+        && headers
+            .iter()
+            .all(|_| request.headers.iter().any(|(_, value)| full("a|b", value)))
 }
 
 #[test]
@@ -242,7 +282,10 @@ fn compiled_proxies_allow_exactly_what_smi_says() {
         let mut random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
         let cluster = Cluster::random(&mut random);
         let mesh = cluster.world().mesh();
-        let clients = cluster.pods.iter().filter(|pod| pod.namespace != "unmonitored");
+        let clients = cluster
+            .pods
+            .iter()
+            .filter(|pod| pod.namespace != "unmonitored");
         for client in clients {
             for service in &cluster.services {
                 let sent = if service.http {
@@ -265,17 +308,29 @@ fn compiled_proxies_allow_exactly_what_smi_says() {
                     .collect();
                 let mut answers = call(&mesh, &client.name, &service.ip, service.port, &sent);
                 answers.retain(|answer| matches!(answer, Answer::Served(_)));
-                let (from, to) = (&client.name, format!("{}/{}", service.namespace, service.name));
+                let (from, to) = (
+                    &client.name,
+                    format!("{}/{}", service.namespace, service.name),
+                );
                 assert_eq!(answers, expected, "seed {seed}: {from} to {to}: {sent:?}");
                 // The server alone decides the same, whatever the client's sidecar lets out.
                 let name = format!("{}.{}.svc.cluster.local", service.name, service.namespace);
                 for server in service.pods.iter().map(|pod| &cluster.pods[*pod]) {
-                    let Some(workload) = mesh.workload(&server.name) else { continue };
-                    let spiffe = format!("spiffe://cluster.local/{}/{}", client.account, client.namespace);
+                    let Some(workload) = mesh.workload(&server.name) else {
+                        continue;
+                    };
+                    let spiffe = format!(
+                        "spiffe://cluster.local/{}/{}",
+                        client.account, client.namespace
+                    );
                     let answer = arrive(&mesh, workload, &spiffe, &name, service.port, &sent);
                     let served = matches!(answer, Answer::Served(_));
                     let allowed = cluster.allows(client, server, service.port, &sent);
-                    assert_eq!(served, allowed, "seed {seed}: {from} at {}: {sent:?}", server.name);
+                    assert_eq!(
+                        served, allowed,
+                        "seed {seed}: {from} at {}: {sent:?}",
+                        server.name
+                    );
                 }
                 allowed += expected.len();
                 denied += usize::from(expected.is_empty());
@@ -283,5 +338,8 @@ fn compiled_proxies_allow_exactly_what_smi_says() {
         }
     }
     // Both kinds must occur often, or the comparison proves little.
-    assert!(allowed > 200 && denied > 200, "{allowed} allowed, {denied} denied");
+    assert!(
+        allowed > 200 && denied > 200,
+        "{allowed} allowed, {denied} denied"
+    );
 }

@@ -60,7 +60,6 @@ pub struct MeshParts {
     pub egress: Vec<EgressRule>,
 }
 
-
 /// All values of one moment. Cheap to ask; built anew when something changed.
 #[derive(Debug)]
 pub struct Mesh {
@@ -132,7 +131,9 @@ impl Mesh {
         parts
             .services
             .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        parts.authorizations.sort_by(|a, b| a.provenance.cmp(&b.provenance));
+        parts
+            .authorizations
+            .sort_by(|a, b| a.provenance.cmp(&b.provenance));
         let services: Vec<ServiceEntry> =
             parts.services.into_iter().map(ServiceEntry::new).collect();
         let mut mesh = Self {
@@ -155,7 +156,10 @@ impl Mesh {
         mesh.index_egress(parts.egress);
         for workload in parts.workloads {
             let uuid = workload.proxy_uuid.clone();
-            mesh.workloads.entry(uuid).or_default().push(Arc::new(workload));
+            mesh.workloads
+                .entry(uuid)
+                .or_default()
+                .push(Arc::new(workload));
         }
         mesh
     }
@@ -273,6 +277,10 @@ impl Mesh {
 // === impl ServiceEntry ===
 
 impl ServiceEntry {
+    pub(crate) fn key(&self) -> Key {
+        (self.service.namespace.clone(), self.service.name.clone())
+    }
+
     fn new(mut service: Service) -> Self {
         service.ports.sort_by_key(|port| port.port);
         service.ports.dedup_by_key(|port| port.port);

@@ -219,7 +219,11 @@ mod tests {
             "web.shop.svc.cluster.local",
         ];
         let with_port = expected.iter().map(|name| format!("{name}:80"));
-        let all: Vec<String> = expected.iter().map(|s| s.to_string()).chain(with_port).collect();
+        let all: Vec<String> = expected
+            .iter()
+            .map(|s| s.to_string())
+            .chain(with_port)
+            .collect();
         assert_eq!(names, all);
         assert!(!host_names("web", "shop", 80, false).contains(&"web".to_string()));
     }

@@ -60,7 +60,11 @@ pub fn snapshot(config: &ProxyConfig, trust: &TrustBundle) -> Snapshot {
         snapshot.resources.insert(kind, BTreeMap::new());
     }
     for cluster in config.clusters.values() {
-        snapshot.add(CLUSTER, &cluster.name, build::any(&cluster::cluster(config, cluster)));
+        snapshot.add(
+            CLUSTER,
+            &cluster.name,
+            build::any(&cluster::cluster(config, cluster)),
+        );
         if let Some(endpoints) = cluster::endpoints(cluster) {
             snapshot.add(ENDPOINTS, &cluster.name, build::any(&endpoints));
         }

@@ -30,7 +30,9 @@ use envoy_types::pb::{
 };
 use model::ProxyConfig;
 use prost::{Message, Name};
-use xds::resources::{CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Snapshot, TrustBundle, snapshot};
+use xds::resources::{
+    CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET, Snapshot, TrustBundle, snapshot,
+};
 
 #[test]
 fn envoy_accepts_every_case() {
@@ -39,7 +41,9 @@ fn envoy_accepts_every_case() {
         return;
     };
     let key = rcgen::generate_simple_self_signed(vec!["root".into()]).unwrap();
-    let trust = TrustBundle { pem: key.cert.pem() };
+    let trust = TrustBundle {
+        pem: key.cert.pem(),
+    };
     let folder = tempfile::tempdir().unwrap();
     let accepts = |name: &str, bootstrap: &Bootstrap| {
         let file = folder.path().join(format!("{name}.pb"));
@@ -50,7 +54,11 @@ fn envoy_accepts_every_case() {
             .output()
             .unwrap();
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(log) }
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(log)
+        }
     };
     for (name, config) in support::cases() {
         let certificate = TlsCertificate {
@@ -68,7 +76,10 @@ fn envoy_accepts_every_case() {
             resources.clusters.clear();
         }
         let log = accepts(name, &bootstrap).unwrap_err();
-        assert!(log.contains("unknown") && log.contains("cluster"), "{name}: {log}");
+        assert!(
+            log.contains("unknown") && log.contains("cluster"),
+            "{name}: {log}"
+        );
     }
 }
 
@@ -77,7 +88,9 @@ fn envoy() -> Option<PathBuf> {
         return Some(path.into());
     }
     let paths = env::var_os("PATH")?;
-    env::split_paths(&paths).map(|folder| folder.join("envoy")).find(|path| path.is_file())
+    env::split_paths(&paths)
+        .map(|folder| folder.join("envoy"))
+        .find(|path| path.is_file())
 }
 
 fn inline(text: String) -> Option<DataSource> {
@@ -88,10 +101,14 @@ fn inline(text: String) -> Option<DataSource> {
 }
 
 fn bootstrap(config: &ProxyConfig, snapshot: &Snapshot, own: TlsCertificate) -> Bootstrap {
-    let routes: HashMap<String, RouteConfiguration> =
-        all(snapshot, ROUTES).into_iter().map(|table: RouteConfiguration| (table.name.clone(), table)).collect();
-    let endpoints: HashMap<String, ClusterLoadAssignment> =
-        all(snapshot, ENDPOINTS).into_iter().map(|e: ClusterLoadAssignment| (e.cluster_name.clone(), e)).collect();
+    let routes: HashMap<String, RouteConfiguration> = all(snapshot, ROUTES)
+        .into_iter()
+        .map(|table: RouteConfiguration| (table.name.clone(), table))
+        .collect();
+    let endpoints: HashMap<String, ClusterLoadAssignment> = all(snapshot, ENDPOINTS)
+        .into_iter()
+        .map(|e: ClusterLoadAssignment| (e.cluster_name.clone(), e))
+        .collect();
     let mut clusters: Vec<Cluster> = all(snapshot, CLUSTER);
     for cluster in &mut clusters {
         if let Some(endpoints) = endpoints.get(&cluster.name) {
@@ -100,18 +117,29 @@ fn bootstrap(config: &ProxyConfig, snapshot: &Snapshot, own: TlsCertificate) -> 
             let fixed = cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into());
             cluster.cluster_discovery_type = Some(fixed);
         }
-        if let Some(transport_socket::ConfigType::TypedConfig(any)) =
-            cluster.transport_socket.as_mut().and_then(|socket| socket.config_type.as_mut())
+        if let Some(transport_socket::ConfigType::TypedConfig(any)) = cluster
+            .transport_socket
+            .as_mut()
+            .and_then(|socket| socket.config_type.as_mut())
         {
-            edit(any, |tls: &mut UpstreamTlsContext| without_sds(tls.common_tls_context.as_mut()));
+            edit(any, |tls: &mut UpstreamTlsContext| {
+                without_sds(tls.common_tls_context.as_mut())
+            });
         }
     }
     let mut listeners: Vec<Listener> = all(snapshot, LISTENER);
-    for chain in listeners.iter_mut().flat_map(|listener| &mut listener.filter_chains) {
-        if let Some(transport_socket::ConfigType::TypedConfig(any)) =
-            chain.transport_socket.as_mut().and_then(|socket| socket.config_type.as_mut())
+    for chain in listeners
+        .iter_mut()
+        .flat_map(|listener| &mut listener.filter_chains)
+    {
+        if let Some(transport_socket::ConfigType::TypedConfig(any)) = chain
+            .transport_socket
+            .as_mut()
+            .and_then(|socket| socket.config_type.as_mut())
         {
-            edit(any, |tls: &mut DownstreamTlsContext| without_sds(tls.common_tls_context.as_mut()));
+            edit(any, |tls: &mut DownstreamTlsContext| {
+                without_sds(tls.common_tls_context.as_mut())
+            });
         }
         for filter in &mut chain.filters {
             if let Some(filter::ConfigType::TypedConfig(any)) = &mut filter.config_type
@@ -132,14 +160,20 @@ fn bootstrap(config: &ProxyConfig, snapshot: &Snapshot, own: TlsCertificate) -> 
         r#type: Some(secret::Type::TlsCertificate(own)),
     });
     Bootstrap {
-        static_resources: Some(bootstrap::StaticResources { listeners, clusters, secrets }),
+        static_resources: Some(bootstrap::StaticResources {
+            listeners,
+            clusters,
+            secrets,
+        }),
         ..Default::default()
     }
 }
 
 fn all<M: Message + Default>(snapshot: &Snapshot, kind: &str) -> Vec<M> {
     let resources = snapshot.resources[kind].values();
-    resources.map(|resource| M::decode(resource.any.value.as_slice()).unwrap()).collect()
+    resources
+        .map(|resource| M::decode(resource.any.value.as_slice()).unwrap())
+        .collect()
 }
 
 fn edit<M: Message + Default>(any: &mut Any, change: impl FnOnce(&mut M)) {

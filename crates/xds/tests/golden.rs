@@ -12,7 +12,9 @@ fn resources_are_as_reviewed() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut changed = Vec::new();
     for (name, config) in support::cases() {
-        let trust = TrustBundle { pem: "(root certificates)".into() };
+        let trust = TrustBundle {
+            pem: "(root certificates)".into(),
+        };
         let text = support::render::snapshot(&snapshot(&config, &trust));
         let file = folder.join(format!("{name}.txt"));
         if update {
@@ -21,7 +23,10 @@ fn resources_are_as_reviewed() {
         let expected = fs::read_to_string(&file).unwrap_or_default();
         if text != expected {
             let differs = text.lines().zip(expected.lines()).position(|(a, b)| a != b);
-            changed.push(format!("{name}: first difference at line {:?}", differs.map(|at| at + 1)));
+            changed.push(format!(
+                "{name}: first difference at line {:?}",
+                differs.map(|at| at + 1)
+            ));
         }
     }
     assert!(changed.is_empty(), "{changed:#?}");

@@ -34,7 +34,11 @@ impl EndpointsFacts {
             let ports = subset.ports.as_deref().unwrap_or_default().iter();
             let tcp = ports.filter(|port| matches!(port.protocol.as_deref(), None | Some("TCP")));
             let ready = subset.addresses.as_deref().unwrap_or_default().iter();
-            let unready = subset.not_ready_addresses.as_deref().unwrap_or_default().iter();
+            let unready = subset
+                .not_ready_addresses
+                .as_deref()
+                .unwrap_or_default()
+                .iter();
             let ready = ready.filter_map(|address| Address::new(address, true));
             let unready = unready.filter_map(|address| Address::new(address, false));
             let mut addresses: Vec<Address> = ready.chain(unready).collect();
@@ -63,7 +67,11 @@ impl Address {
         Some(Self {
             ip: address.ip.parse().ok()?,
             pod: pod.and_then(|pod| pod.name.as_deref()).map(Into::into),
-            hostname: address.hostname.as_deref().filter(|name| !name.is_empty()).map(Into::into),
+            hostname: address
+                .hostname
+                .as_deref()
+                .filter(|name| !name.is_empty())
+                .map(Into::into),
             ready,
         })
     }

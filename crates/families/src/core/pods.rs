@@ -31,9 +31,14 @@ impl PodFacts {
         let account = spec.and_then(|spec| spec.service_account_name.as_deref());
         let phase = status.and_then(|status| status.phase.as_deref());
         let first = status.and_then(|status| status.pod_ip.as_deref());
-        let listed = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
+        let listed = status
+            .and_then(|status| status.pod_ips.as_deref())
+            .unwrap_or_default();
         let mut ips: Vec<IpAddr> = Vec::new();
-        for ip in first.into_iter().chain(listed.iter().map(|ip| ip.ip.as_str())) {
+        for ip in first
+            .into_iter()
+            .chain(listed.iter().map(|ip| ip.ip.as_str()))
+        {
             if let Ok(ip) = ip.parse()
                 && !ips.contains(&ip)
             {
@@ -43,7 +48,10 @@ impl PodFacts {
         Self {
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
             proxy_uuid: label(labels::PROXY_UUID).map(|uuid| uuid.as_str().into()),
-            account: account.filter(|name| !name.is_empty()).unwrap_or("default").into(),
+            account: account
+                .filter(|name| !name.is_empty())
+                .unwrap_or("default")
+                .into(),
             ips,
             host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
             finished: matches!(phase, Some("Succeeded" | "Failed")),

@@ -42,7 +42,10 @@ impl ServiceFacts {
         let ports = spec.ports.as_deref().unwrap_or_default().iter();
         Self {
             external: spec.type_.as_deref() == Some("ExternalName"),
-            has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
+            has_selector: spec
+                .selector
+                .as_ref()
+                .is_some_and(|selector| !selector.is_empty()),
             headless: words.into_iter().any(|ip| ip == "None"),
             cluster_ips,
             ports: ports.filter_map(PortFacts::new).collect(),
@@ -111,8 +114,13 @@ fn service_port(
     let Some(protocol) = Protocol::select(port.app_protocol.as_deref(), Some(&port.name)) else {
         let provenance = Provenance::new("Service", &key.0, &key.1);
         let word = port.app_protocol.as_deref().unwrap_or_default();
-        let message = format!("E5020: appProtocol {word:?} is not supported: the port is unreachable");
-        problems.push(provenance.rule(format!("port {}", port.port)).problem(message));
+        let message =
+            format!("E5020: appProtocol {word:?} is not supported: the port is unreachable");
+        problems.push(
+            provenance
+                .rule(format!("port {}", port.port))
+                .problem(message),
+        );
         return None;
     };
     let mut found = Vec::new();

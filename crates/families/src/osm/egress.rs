@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use api::policy::v1alpha1::{EgressSource, EgressSpec};
 use ipnet::IpNet;
-use model::{EgressPort, EgressProtocol, EgressRule, HttpGrant, Problem, Provenance, ServiceAccount};
+use model::{
+    EgressPort, EgressProtocol, EgressRule, HttpGrant, Problem, Provenance, ServiceAccount,
+};
 
 use crate::{
     index::{Index, Key},
@@ -12,17 +14,24 @@ use crate::{
 };
 
 const ROUTE_GROUP: (&str, &str) = ("specs.smi-spec.io/v1alpha4", "HTTPRouteGroup");
-const UPSTREAM_SETTING: (&str, &str) =
-    ("policy.openservicemesh.io/v1alpha1", "UpstreamTrafficSetting");
+const UPSTREAM_SETTING: (&str, &str) = (
+    "policy.openservicemesh.io/v1alpha1",
+    "UpstreamTrafficSetting",
+);
 
 /// The valid Egress policies of monitored namespaces, unless the feature is off.
 pub(crate) fn egress_rules(index: &Index, problems: &mut Vec<Problem>) -> Vec<EgressRule> {
-    let flags = index.mesh_config.as_ref().map(|config| &config.feature_flags);
+    let flags = index
+        .mesh_config
+        .as_ref()
+        .map(|config| &config.feature_flags);
     if !flags.is_some_and(|flags| flags.enable_egress_policy) {
         return Vec::new();
     }
     let policies = index.monitored(&index.egresses);
-    policies.filter_map(|(key, spec)| rule(index, key, spec, problems)).collect()
+    policies
+        .filter_map(|(key, spec)| rule(index, key, spec, problems))
+        .collect()
 }
 
 fn rule(
@@ -61,7 +70,10 @@ fn sources(
     for source in sources {
         let provenance = provenance.rule(format!("source {}/{}", source.namespace, source.name));
         if source.kind != "ServiceAccount" {
-            let message = format!("kind {:?} is not \"ServiceAccount\": it is ignored", source.kind);
+            let message = format!(
+                "kind {:?} is not \"ServiceAccount\": it is ignored",
+                source.kind
+            );
             problems.push(provenance.problem(message));
         } else if source.mtls.is_some() {
             // Clear text instead of the TLS that was asked for would be worse than nothing.
@@ -96,11 +108,7 @@ fn addresses(
     Some(addresses)
 }
 
-fn hosts(
-    spec: &EgressSpec,
-    provenance: &Provenance,
-    problems: &mut Vec<Problem>,
-) -> Vec<Arc<str>> {
+fn hosts(spec: &EgressSpec, provenance: &Provenance, problems: &mut Vec<Problem>) -> Vec<Arc<str>> {
     let mut hosts: Vec<Arc<str>> = Vec::new();
     for host in &spec.hosts {
         if is_host(host) {
@@ -130,7 +138,11 @@ fn ports(
     for port in &spec.ports {
         let Some(protocol) = EgressProtocol::parse(&port.protocol) else {
             let message = format!("protocol {:?} is not supported", port.protocol);
-            problems.push(provenance.rule(format!("port {}", port.number)).problem(message));
+            problems.push(
+                provenance
+                    .rule(format!("port {}", port.number))
+                    .problem(message),
+            );
             continue;
         };
         let by_host = matches!(protocol, EgressProtocol::Http | EgressProtocol::Https);
@@ -167,7 +179,9 @@ fn http(
         if kind != ROUTE_GROUP {
             // A condition nobody can read must not be dropped: the policy would allow more.
             let group = &reference.api_group;
-            return Err(rule.problem(format!("apiGroup {group:?} and kind: the policy is ignored")));
+            return Err(rule.problem(format!(
+                "apiGroup {group:?} and kind: the policy is ignored"
+            )));
         }
         let grants = grants.get_or_insert_default();
         match index.route_groups.get(&target) {

@@ -39,7 +39,11 @@ pub(crate) fn mesh_settings(index: &Index, problems: &mut Vec<Problem>) -> MeshS
 fn tls(config: &MeshConfigSpec) -> TlsParameters {
     let defaults = TlsParameters::default();
     let or = |word: &str, default: Arc<str>| -> Arc<str> {
-        if word.is_empty() { default } else { word.into() }
+        if word.is_empty() {
+            default
+        } else {
+            word.into()
+        }
     };
     TlsParameters {
         minimum: or(&config.sidecar.tls_min_protocol_version, defaults.minimum),
@@ -57,7 +61,10 @@ pub(crate) fn unsupported(index: &Index, problems: &mut Vec<Problem>) {
             problems.push(provenance.problem("the kind is not supported yet: no effect"));
         }
     };
-    let flags = index.mesh_config.as_ref().map(|config| &config.feature_flags);
+    let flags = index
+        .mesh_config
+        .as_ref()
+        .map(|config| &config.feature_flags);
     let ingress = flags.is_some_and(|flags| flags.enable_ingress_backend_policy);
     let retry = flags.is_some_and(|flags| flags.enable_retry_policy);
     report("IngressBackend", &index.ingress_backends, ingress);

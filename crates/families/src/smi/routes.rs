@@ -26,8 +26,13 @@ pub(crate) fn group_matches(
     for found in group.matches.iter().filter(|found| wanted(&found.name)) {
         let provenance = with_part(provenance, &found.name);
         match http_match(found) {
-            Ok(matches) => grants.push(HttpGrant { matches, provenance }),
-            Err(message) => problems.push(provenance.problem(format!("{message}: the match is void"))),
+            Ok(matches) => grants.push(HttpGrant {
+                matches,
+                provenance,
+            }),
+            Err(message) => {
+                problems.push(provenance.problem(format!("{message}: the match is void")))
+            }
         }
     }
     grants
@@ -50,7 +55,11 @@ fn http_match(found: &HTTPMatch) -> Result<HttpMatch, String> {
     let methods: BTreeSet<Arc<str>> = if any_method {
         BTreeSet::new()
     } else {
-        found.methods.iter().map(|method| method.as_str().into()).collect()
+        found
+            .methods
+            .iter()
+            .map(|method| method.as_str().into())
+            .collect()
     };
     let mut headers: Vec<(Arc<str>, Arc<str>)> = Vec::new();
     for (name, value) in found.headers.iter().flatten() {
@@ -73,7 +82,11 @@ fn header_name(name: &str) -> Result<Arc<str>, String> {
         return Err(format!("headers: {name:?} is not the name of a header"));
     }
     let name = name.to_ascii_lowercase();
-    Ok(if name == "host" { ":authority".into() } else { name.into() })
+    Ok(if name == "host" {
+        ":authority".into()
+    } else {
+        name.into()
+    })
 }
 
 /// Whether both planes will understand the regex: RE2 (Envoy) and Rust's share their syntax but for
@@ -127,14 +140,24 @@ mod tests {
     fn spec_03_headers_are_lower_case_and_host_is_the_authority() {
         let headers = [("User-Agent", ".*-http-client/*.*"), ("host", "a\\.b")];
         let matches = http_match(&found("", &[], &headers)).unwrap();
-        let names: Vec<&str> = matches.headers.iter().map(|(name, _)| name.as_ref()).collect();
+        let names: Vec<&str> = matches
+            .headers
+            .iter()
+            .map(|(name, _)| name.as_ref())
+            .collect();
         assert_eq!(names, [":authority", "user-agent"]);
     }
 
     #[test]
     fn spec_04_a_match_with_only_a_name_is_everything() {
-        assert_eq!(http_match(&found("", &[], &[])).unwrap(), HttpMatch::default());
-        assert_eq!(http_match(&found(".*", &["*"], &[])).unwrap(), HttpMatch::default());
+        assert_eq!(
+            http_match(&found("", &[], &[])).unwrap(),
+            HttpMatch::default()
+        );
+        assert_eq!(
+            http_match(&found(".*", &["*"], &[])).unwrap(),
+            HttpMatch::default()
+        );
     }
 
     #[test]
@@ -142,7 +165,11 @@ mod tests {
         let mut bad = found("(", &[], &[]);
         bad.name = "bad".into();
         let group = HTTPRouteGroupSpec {
-            matches: vec![bad, found("/ok", &[], &[]), found("/a", &[], &[("x y", ".*")])],
+            matches: vec![
+                bad,
+                found("/ok", &[], &[]),
+                found("/a", &[], &[("x y", ".*")]),
+            ],
         };
         let mut problems = Vec::new();
         let provenance = Provenance::new("HTTPRouteGroup", "ns", "group");
@@ -150,6 +177,10 @@ mod tests {
         assert_eq!(grants.len(), 1);
         assert_eq!(grants[0].matches.path.as_deref(), Some("/ok"));
         assert_eq!(problems.len(), 2);
-        assert!(problems[0].to_string().contains("HTTPRouteGroup ns/group bad: pathRegex \"(\""));
+        assert!(
+            problems[0]
+                .to_string()
+                .contains("HTTPRouteGroup ns/group bad: pathRegex \"(\"")
+        );
     }
 }

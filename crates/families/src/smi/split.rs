@@ -17,7 +17,9 @@ const LARGEST_WEIGHT: f64 = 1_000_000.0;
 /// The valid TrafficSplits of monitored namespaces.
 pub(crate) fn splits(index: &Index, problems: &mut Vec<Problem>) -> Vec<Split> {
     let splits = index.monitored(&index.splits);
-    splits.filter_map(|(key, spec)| split(index, key, spec, problems)).collect()
+    splits
+        .filter_map(|(key, spec)| split(index, key, spec, problems))
+        .collect()
 }
 
 fn split(
@@ -51,7 +53,9 @@ fn split(
 /// The service's own name out of `svc`, `svc.ns` or the full name, if it is in `namespace`.
 fn service_name(name: &str, namespace: &str) -> Option<Arc<str>> {
     let full = format!("{namespace}.svc.{}", model::CLUSTER_DOMAIN);
-    let (service, rest) = name.split_once('.').map_or((name, None), |(s, rest)| (s, Some(rest)));
+    let (service, rest) = name
+        .split_once('.')
+        .map_or((name, None), |(s, rest)| (s, Some(rest)));
     let own = match rest {
         None => true,
         Some(rest) => full
@@ -77,7 +81,10 @@ fn backends(
             problems.push(provenance.problem("not a service of this namespace: it gets nothing"));
             continue;
         };
-        if !index.services.contains_key(&(key.0.clone(), service.clone())) {
+        if !index
+            .services
+            .contains_key(&(key.0.clone(), service.clone()))
+        {
             problems.push(provenance.problem("the service does not exist: it gets nothing"));
         }
         if !(backend.weight >= 0.0 && backend.weight.is_finite()) {
@@ -109,7 +116,10 @@ fn matches(
     for reference in &spec.matches {
         let provenance = provenance.rule(format!("{}/{}", reference.kind, reference.name));
         let group = (key.0.clone(), reference.name.as_str().into());
-        let group = index.route_groups.get(&group).filter(|_| reference.kind == "HTTPRouteGroup");
+        let group = index
+            .route_groups
+            .get(&group)
+            .filter(|_| reference.kind == "HTTPRouteGroup");
         let Some(group) = group else {
             problems.push(provenance.problem("E2005: the HTTPRouteGroup does not exist"));
             continue;

@@ -63,7 +63,9 @@ fn destination(key: &Key, target: &TrafficTargetSpec) -> Result<ServiceAccount, 
     let destination = &target.destination;
     if destination.kind != "ServiceAccount" {
         let kind = &destination.kind;
-        return Err(format!("E2010: destination.kind is {kind:?}, not \"ServiceAccount\""));
+        return Err(format!(
+            "E2010: destination.kind is {kind:?}, not \"ServiceAccount\""
+        ));
     }
     if destination.namespace.as_deref() != Some(&*key.0) {
         let namespace = destination.namespace.as_deref().unwrap_or_default();
@@ -76,9 +78,15 @@ fn destination(key: &Key, target: &TrafficTargetSpec) -> Result<ServiceAccount, 
     }
     let supported = |rule: &TrafficTargetRule| matches!(&*rule.kind, "HTTPRouteGroup" | "TCPRoute");
     if let Some(rule) = target.rules.iter().find(|rule| !supported(rule)) {
-        return Err(format!("rules names a {}, which is not supported", rule.kind));
+        return Err(format!(
+            "rules names a {}, which is not supported",
+            rule.kind
+        ));
     }
-    Ok(ServiceAccount::new(key.0.clone(), destination.name.as_str()))
+    Ok(ServiceAccount::new(
+        key.0.clone(),
+        destination.name.as_str(),
+    ))
 }
 
 /// The sources that name a ServiceAccount in full. None at all means nobody.
@@ -105,9 +113,15 @@ fn sources(
 fn account(source: &IdentityBindingSubject) -> Result<ServiceAccount, String> {
     let (kind, name) = (&source.kind, &source.name);
     if kind != "ServiceAccount" {
-        return Err(format!("E2011: source {name} has kind {kind:?}: it is ignored"));
+        return Err(format!(
+            "E2011: source {name} has kind {kind:?}: it is ignored"
+        ));
     }
-    match source.namespace.as_deref().filter(|namespace| !namespace.is_empty()) {
+    match source
+        .namespace
+        .as_deref()
+        .filter(|namespace| !namespace.is_empty())
+    {
         Some(namespace) if !name.is_empty() => Ok(ServiceAccount::new(namespace, name.as_str())),
         _ => Err(format!("source {name:?} has no namespace: it is ignored")),
     }
@@ -125,7 +139,11 @@ struct Rules<'a> {
 impl Rules<'_> {
     /// Adds a rule. An error voids the whole object: a TCPRoute that is missing restricts what the
     /// others allow, by ports that nobody knows.
-    fn add(&mut self, rule: &TrafficTargetRule, problems: &mut Vec<Problem>) -> Result<(), Problem> {
+    fn add(
+        &mut self,
+        rule: &TrafficTargetRule,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), Problem> {
         let reference = (self.key.0.clone(), rule.name.as_str().into());
         let provenance = self.target.rule(format!("{}/{}", rule.kind, rule.name));
         if rule.kind == "TCPRoute" {
@@ -160,7 +178,8 @@ impl Rules<'_> {
                 Ok(number) if number > 0 => {
                     valid.insert(number);
                 }
-                _ => problems.push(provenance.problem(format!("{port} is not a port: it is ignored"))),
+                _ => problems
+                    .push(provenance.problem(format!("{port} is not a port: it is ignored"))),
             }
         }
         match self.tcp.get_or_insert(PortSet::Only(BTreeSet::new())) {

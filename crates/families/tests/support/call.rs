@@ -47,7 +47,9 @@ pub fn get(host: &str, path: &str) -> Sent {
 }
 
 pub fn request(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> Sent {
-    let headers = headers.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_string()));
     Sent::Http(Request {
         host: host.into(),
         method: method.into(),
@@ -103,22 +105,34 @@ fn outbound_chain<'a>(
         if chain.matches.addresses.is_empty() {
             return Some(0);
         }
-        let hits = chain.matches.addresses.iter().filter(|net| net.contains(&ip));
+        let hits = chain
+            .matches
+            .addresses
+            .iter()
+            .filter(|net| net.contains(&ip));
         hits.map(|net: &IpNet| net.prefix_len() + 1).max()
     };
-    let hits: Vec<(u8, &OutboundChain)> =
-        on_port.filter_map(|chain| Some((prefix(chain)?, chain.as_ref()))).collect();
+    let hits: Vec<(u8, &OutboundChain)> = on_port
+        .filter_map(|chain| Some((prefix(chain)?, chain.as_ref())))
+        .collect();
     let longest = hits.iter().map(|(length, _)| *length).max()?;
-    let hits: Vec<&OutboundChain> =
-        hits.iter().filter(|(length, _)| *length == longest).map(|(_, chain)| *chain).collect();
-    let specific = hits.iter().find(|chain| match (&chain.matches.connect, sent) {
-        (Connect::Http, Sent::Http(_)) => true,
-        (Connect::Tls(names), Sent::Tls(sni)) => {
-            names.is_empty() || names.iter().any(|name| server_name(name, sni))
-        }
-        _ => false,
-    });
-    let any = hits.iter().find(|chain| chain.matches.connect == Connect::Any);
+    let hits: Vec<&OutboundChain> = hits
+        .iter()
+        .filter(|(length, _)| *length == longest)
+        .map(|(_, chain)| *chain)
+        .collect();
+    let specific = hits
+        .iter()
+        .find(|chain| match (&chain.matches.connect, sent) {
+            (Connect::Http, Sent::Http(_)) => true,
+            (Connect::Tls(names), Sent::Tls(sni)) => {
+                names.is_empty() || names.iter().any(|name| server_name(name, sni))
+            }
+            _ => false,
+        });
+    let any = hits
+        .iter()
+        .find(|chain| chain.matches.connect == Connect::Any);
     specific.or(any).copied()
 }
 
@@ -131,7 +145,10 @@ fn server_name(pattern: &str, name: &str) -> bool {
 
 fn route<'a>(table: &'a RouteTable, request: &Request) -> Option<&'a RouteAction> {
     let host = request.host.to_ascii_lowercase();
-    let host = table.hosts.iter().find(|candidate| candidate.domains.contains(&host))?;
+    let host = table
+        .hosts
+        .iter()
+        .find(|candidate| candidate.domains.contains(&host))?;
     let found = host.routes.iter().find(|route| match &route.matches {
         RouteMatch::Any => true,
         RouteMatch::Http(conditions) => holds(conditions, request),
@@ -142,9 +159,14 @@ fn route<'a>(table: &'a RouteTable, request: &Request) -> Option<&'a RouteAction
 pub fn holds(conditions: &HttpMatch, request: &Request) -> bool {
     let path = request.path.split('?').next().unwrap();
     let full = |regex: &str, value: &str| {
-        Regex::new(&format!("^(?:{regex})$")).unwrap().is_match(value)
+        Regex::new(&format!("^(?:{regex})$"))
+            .unwrap()
+            .is_match(value)
     };
-    let path_holds = conditions.path.as_deref().is_none_or(|regex| full(regex, path));
+    let path_holds = conditions
+        .path
+        .as_deref()
+        .is_none_or(|regex| full(regex, path));
     let methods = &conditions.methods;
     let method_holds = methods.is_empty() || methods.contains(request.method.as_str());
     let headers_hold = conditions.headers.iter().all(|(name, regex)| {
@@ -176,10 +198,18 @@ fn through(
                 answers.insert(Answer::Left(format!("{ip}:{port}")));
             }
             ClusterKind::Local(_) => panic!("outbound to a local cluster"),
-            ClusterKind::Mesh { server_name, trust, endpoints } => {
+            ClusterKind::Mesh {
+                server_name,
+                trust,
+                endpoints,
+            } => {
                 if endpoints.is_empty() {
                     let http = matches!(sent, Sent::Http(_));
-                    answers.insert(if http { Answer::Status(503) } else { Answer::Closed });
+                    answers.insert(if http {
+                        Answer::Status(503)
+                    } else {
+                        Answer::Closed
+                    });
                 }
                 for endpoint in endpoints {
                     let Some(server) = mesh.workloads().find(|w| w.ips.contains(&endpoint.ip()))
@@ -189,7 +219,10 @@ fn through(
                     };
                     let spiffe: std::sync::Arc<str> =
                         mesh.identity(&server.account).spiffe().into();
-                    assert!(config.trust[trust].names.contains(&spiffe), "{spiffe} not trusted");
+                    assert!(
+                        config.trust[trust].names.contains(&spiffe),
+                        "{spiffe} not trusted"
+                    );
                     let client = config.identity.spiffe();
                     let answer = arrive(mesh, server, &client, server_name, endpoint.port(), sent);
                     answers.insert(answer);
@@ -243,7 +276,10 @@ fn admits(access: &Access, client: &str, port: u16, request: Option<&Request>) -
         return true;
     };
     let rule_admits = |rule: &Rule| {
-        let named = rule.principals.iter().any(|principal| **principal == *client);
+        let named = rule
+            .principals
+            .iter()
+            .any(|principal| **principal == *client);
         let http = match (&rule.http, request) {
             (None, _) => true,
             (Some(conditions), Some(request)) => holds(conditions, request),

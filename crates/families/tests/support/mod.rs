@@ -31,7 +31,11 @@ impl World {
     }
 
     pub fn problems(&self) -> Vec<String> {
-        self.index.problems().iter().map(Problem::to_string).collect()
+        self.index
+            .problems()
+            .iter()
+            .map(Problem::to_string)
+            .collect()
     }
 
     pub fn mesh_config(&mut self, permissive: bool, egress: bool) -> &mut Self {
@@ -64,7 +68,13 @@ impl World {
     }
 
     /// A service over pods given as (name, ip); ports as in a manifest.
-    pub fn service(&mut self, key: &str, ip: &str, ports: Value, pods: &[(&str, &str)]) -> &mut Self {
+    pub fn service(
+        &mut self,
+        key: &str,
+        ip: &str,
+        ports: Value,
+        pods: &[(&str, &str)],
+    ) -> &mut Self {
         let (namespace, name) = split(key);
         let subset_ports: Vec<Value> = ports
             .as_array()
@@ -109,7 +119,13 @@ impl World {
     }
 
     /// A TrafficTarget to account `destination` of its own namespace, from `namespace/account`s.
-    pub fn target(&mut self, key: &str, destination: &str, sources: &[&str], rules: Value) -> &mut Self {
+    pub fn target(
+        &mut self,
+        key: &str,
+        destination: &str,
+        sources: &[&str],
+        rules: Value,
+    ) -> &mut Self {
         let (namespace, name) = split(key);
         let sources: Vec<Value> = sources
             .iter()
@@ -155,12 +171,16 @@ fn split(key: &str) -> (&str, &str) {
 
 /// Rules of a TrafficTarget that name these HTTPRouteGroups.
 pub fn http_rules(groups: &[&str]) -> Value {
-    let rules = groups.iter().map(|name| json!({"kind": "HTTPRouteGroup", "name": name}));
+    let rules = groups
+        .iter()
+        .map(|name| json!({"kind": "HTTPRouteGroup", "name": name}));
     Value::Array(rules.collect())
 }
 
 /// Rules of a TrafficTarget that name these TCPRoutes.
 pub fn tcp_rules(routes: &[&str]) -> Value {
-    let rules = routes.iter().map(|name| json!({"kind": "TCPRoute", "name": name}));
+    let rules = routes
+        .iter()
+        .map(|name| json!({"kind": "TCPRoute", "name": name}));
     Value::Array(rules.collect())
 }

@@ -35,11 +35,17 @@ pub(super) fn compile(
     let mut ports: BTreeMap<u16, Vec<Opening<'_>>> = BTreeMap::new();
     for rule in mesh.egress_for.get(&workload.account).into_iter().flatten() {
         for port in &rule.ports {
-            ports.entry(port.number).or_default().push((port.protocol, rule));
+            ports
+                .entry(port.number)
+                .or_default()
+                .push((port.protocol, rule));
         }
     }
     for (port, openings) in ports {
-        if openings.iter().any(|(protocol, _)| *protocol == EgressProtocol::TcpServerFirst) {
+        if openings
+            .iter()
+            .any(|(protocol, _)| *protocol == EgressProtocol::TcpServerFirst)
+        {
             outbound.server_first.insert(port);
         }
         for class in classes(port, &openings, taken) {
@@ -82,7 +88,11 @@ fn classes<'m>(
     };
     let narrow = by_cover.into_iter().map(|(cover, addresses)| Class {
         addresses,
-        openings: cover.iter().filter_map(|index| openings.get(*index)).copied().collect(),
+        openings: cover
+            .iter()
+            .filter_map(|index| openings.get(*index))
+            .copied()
+            .collect(),
     });
     std::iter::once(anywhere).chain(narrow).collect()
 }
@@ -90,7 +100,9 @@ fn classes<'m>(
 fn covers(rule: &EgressRule, prefix: &IpNet) -> bool {
     match &rule.addresses {
         None => true,
-        Some(addresses) => addresses.iter().any(|address| address.trunc().contains(prefix)),
+        Some(addresses) => addresses
+            .iter()
+            .any(|address| address.trunc().contains(prefix)),
     }
 }
 
@@ -98,19 +110,35 @@ impl Class<'_> {
     fn compile(&self, port: u16, outbound: &mut Outbound, tables: &mut Tables) {
         let speaking = |wanted: EgressProtocol| {
             let openings = self.openings.iter();
-            openings.filter(move |(protocol, _)| *protocol == wanted).map(|(_, rule)| *rule)
+            openings
+                .filter(move |(protocol, _)| *protocol == wanted)
+                .map(|(_, rule)| *rule)
         };
         let http: Vec<&EgressRule> = speaking(EgressProtocol::Http).collect();
         if !http.is_empty() {
             let table = self.http_table(port, &http, tables);
             let forward = Forward::Http(tables.route(table));
-            self.chain(EgressProtocol::Http, port, Connect::Http, forward, &http, outbound);
+            self.chain(
+                EgressProtocol::Http,
+                port,
+                Connect::Http,
+                forward,
+                &http,
+                outbound,
+            );
         }
         let https: Vec<&EgressRule> = speaking(EgressProtocol::Https).collect();
         if !https.is_empty() {
             let connect = Connect::Tls(server_names(&https));
             let forward = original_destination(port, tables);
-            self.chain(EgressProtocol::Https, port, connect, forward, &https, outbound);
+            self.chain(
+                EgressProtocol::Https,
+                port,
+                connect,
+                forward,
+                &https,
+                outbound,
+            );
         }
         for protocol in [EgressProtocol::TcpServerFirst, EgressProtocol::Tcp] {
             let tcp: Vec<&EgressRule> = speaking(protocol).collect();
@@ -148,7 +176,9 @@ impl Class<'_> {
     /// Tells chains and tables of one port apart; the one for any destination has the plain name.
     fn suffix(&self) -> String {
         let first = self.addresses.first();
-        first.map(|address| format!("|{address}")).unwrap_or_default()
+        first
+            .map(|address| format!("|{address}"))
+            .unwrap_or_default()
     }
 
     fn http_table(&self, port: u16, rules: &[&EgressRule], tables: &mut Tables) -> RouteTable {
@@ -189,7 +219,12 @@ fn http_routes(rule: &EgressRule, cluster: &Arc<str>) -> Vec<Route> {
         None => vec![route(RouteMatch::Any, rule.provenance.clone())],
         Some(grants) => grants
             .iter()
-            .map(|grant| route(RouteMatch::Http(grant.matches.clone()), grant.provenance.clone()))
+            .map(|grant| {
+                route(
+                    RouteMatch::Http(grant.matches.clone()),
+                    grant.provenance.clone(),
+                )
+            })
             .collect(),
     }
 }

@@ -77,12 +77,24 @@ impl Granted {
             (Access::Everyone, Access::Everyone, Access::Everyone)
         } else if let Some(grants) = mesh.granted_on.get(account) {
             let only = |rules: &Arc<[_]>| Access::Only(rules.clone());
-            (only(&grants.tcp), only(&grants.http), only(&grants.requests))
+            (
+                only(&grants.tcp),
+                only(&grants.http),
+                only(&grants.requests),
+            )
         } else {
             (nobody(), nobody(), nobody())
         };
-        let requests = if mesh.settings.requests_blocked { nobody() } else { requests };
-        Self { tcp, http, requests }
+        let requests = if mesh.settings.requests_blocked {
+            nobody()
+        } else {
+            requests
+        };
+        Self {
+            tcp,
+            http,
+            requests,
+        }
     }
 }
 
@@ -97,7 +109,10 @@ fn chain(
     let (forward, connections) = if protocol.is_http() {
         (Forward::Http(table_name(port)), access.http.clone())
     } else {
-        (Forward::Tcp(WeightedCluster::all(local)), access.tcp.clone())
+        (
+            Forward::Tcp(WeightedCluster::all(local)),
+            access.tcp.clone(),
+        )
     };
     InboundChain {
         name: format!("inbound_{}_{port}_{}", service.key(), protocol.as_str()).into(),
@@ -142,7 +157,11 @@ fn table_name(port: u16) -> Arc<str> {
 }
 
 fn add_hosts(mesh: &Mesh, backing: &Backing, hosts: &mut Hosts) {
-    let Some(service) = mesh.services.get(backing.service).map(|entry| &entry.service) else {
+    let Some(service) = mesh
+        .services
+        .get(backing.service)
+        .map(|entry| &entry.service)
+    else {
         return;
     };
     let Some(port) = service.ports.get(backing.port).map(|port| port.port) else {
@@ -155,7 +174,8 @@ fn add_hosts(mesh: &Mesh, backing: &Backing, hosts: &mut Hosts) {
             cluster: local_name(service, backing.target_port),
             provenance,
         });
-        host.domains.extend(host_names(name, &service.namespace, port, true));
+        host.domains
+            .extend(host_names(name, &service.namespace, port, true));
     };
     let provenance = Provenance::new("Service", &service.namespace, &service.name);
     add(&service.name, provenance.clone());

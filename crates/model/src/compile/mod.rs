@@ -1,8 +1,10 @@
 //! From the mesh to one proxy.
 
+mod choice;
 mod egress;
 mod inbound;
 mod outbound;
+mod reach;
 
 #[cfg(test)]
 mod tests;

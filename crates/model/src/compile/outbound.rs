@@ -1,14 +1,19 @@
 //! What the application may dial: services of the mesh, and egress.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
 use ipnet::IpNet;
 
-use super::{Tables, egress};
+use super::{
+    Tables,
+    choice::{Choice, Target, Targets, route},
+    egress,
+    reach::Reach,
+};
 use crate::{
     config::{
         Cluster, ClusterKind, Connect, Forward, Outbound, OutboundChain, OutboundMatch, PeerTrust,
@@ -16,8 +21,6 @@ use crate::{
     },
     identity::ServiceAccount,
     mesh::{Mesh, ServiceEntry},
-    policy::{Authorization, Split},
-    provenance::Provenance,
     service::{Endpoint, Protocol, Service, ServicePort, Workload, fqdn, host_names},
 };
 
@@ -60,7 +63,11 @@ pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> 
 fn route_table(port: u16, hosts: &[Host], namespace: &str) -> RouteTable {
     let near = |host: &Host| {
         let near = &*host.namespace == namespace;
-        if near { host.near.clone() } else { host.far.clone() }
+        if near {
+            host.near.clone()
+        } else {
+            host.far.clone()
+        }
     };
     let (pods, services): (Vec<&Host>, Vec<&Host>) = hosts.iter().partition(|host| host.pod);
     let mut hosts: Vec<Arc<VirtualHost>> = services.into_iter().map(near).collect();
@@ -79,74 +86,31 @@ fn route_table(port: u16, hosts: &[Host], namespace: &str) -> RouteTable {
 fn add_pods(hosts: &mut Vec<Arc<VirtualHost>>, pods: impl Iterator<Item = Arc<VirtualHost>>) {
     let services: Vec<Arc<VirtualHost>> = hosts.clone();
     let mut taken: HashSet<&str> = HashSet::new();
-    taken.extend(services.iter().flat_map(|host| &host.domains).map(String::as_str));
+    taken.extend(
+        services
+            .iter()
+            .flat_map(|host| &host.domains)
+            .map(String::as_str),
+    );
     for pod in pods {
-        let free = pod.domains.iter().filter(|domain| !taken.contains(domain.as_str()));
+        let free = pod
+            .domains
+            .iter()
+            .filter(|domain| !taken.contains(domain.as_str()));
         let domains: Vec<String> = free.cloned().collect();
         if domains.len() == pod.domains.len() {
             hosts.push(pod);
         } else if !domains.is_empty() {
-            hosts.push(Arc::new(VirtualHost { domains, ..(*pod).clone() }));
+            hosts.push(Arc::new(VirtualHost {
+                domains,
+                ..(*pod).clone()
+            }));
         }
     }
 }
 
 fn table_name(port: u16) -> Arc<str> {
     format!("rds-outbound.{port}").into()
-}
-
-/// Which endpoints a client may reach.
-pub(super) enum Reach<'m> {
-    /// All (permissive mode).
-    Everything,
-    /// Those of identities that some policy opens to the client.
-    Granted(HashMap<&'m ServiceAccount, Vec<&'m Authorization>>),
-}
-
-impl<'m> Reach<'m> {
-    fn of(mesh: &'m Mesh, client: &ServiceAccount) -> Self {
-        let mut granted: HashMap<_, Vec<_>> = HashMap::new();
-        for authorization in mesh.granted_to.get(client).into_iter().flatten() {
-            let authorization: &Authorization = authorization;
-            granted
-                .entry(&authorization.destination)
-                .or_default()
-                .push(authorization);
-        }
-        Self::Granted(granted)
-    }
-
-    fn admits(&self, endpoint: &Endpoint, protocol: Protocol) -> bool {
-        match self {
-            Self::Everything => true,
-            Self::Granted(granted) => granted.get(&endpoint.account).is_some_and(|grants| {
-                let port = endpoint.address.port();
-                grants.iter().any(|grant| grant.admits(protocol.is_http(), port))
-            }),
-        }
-    }
-
-    /// Indices of services worth a look, in order.
-    fn candidates(&self, mesh: &Mesh) -> BTreeSet<usize> {
-        let Self::Granted(granted) = self else {
-            return (0..mesh.services.len()).collect();
-        };
-        let backed = granted.keys().filter_map(|account| mesh.backed_by.get(*account));
-        let mut candidates: BTreeSet<usize> = backed.flatten().copied().collect();
-        // An apex need not have endpoints of its own.
-        let apexes: Vec<usize> = candidates
-            .iter()
-            .filter_map(|index| mesh.services.get(*index))
-            .filter_map(|entry| mesh.splits_on.get(&entry.key()))
-            .flatten()
-            .filter_map(|split| {
-                let apex = (split.namespace.clone(), split.apex.clone());
-                mesh.service_index.get(&apex).copied()
-            })
-            .collect();
-        candidates.extend(apexes);
-        candidates
-    }
 }
 
 /// Outbound configuration towards services, without what depends on the client's own namespace.
@@ -170,14 +134,6 @@ struct Host {
     near: Arc<VirtualHost>,
     far: Arc<VirtualHost>,
 }
-
-/// A service port that the client may reach.
-struct Target<'m> {
-    cluster: Arc<str>,
-    endpoints: Vec<&'m Endpoint>,
-}
-
-type Targets<'m> = HashMap<(usize, u16), Target<'m>>;
 
 impl OutboundParts {
     pub(super) fn new(mesh: &Mesh, reach: &Reach<'_>) -> Self {
@@ -226,9 +182,14 @@ impl OutboundParts {
                 continue;
             }
             any = true;
-            let accounts: BTreeSet<&ServiceAccount> = endpoints.iter().map(|e| &e.account).collect();
+            let accounts: BTreeSet<&ServiceAccount> =
+                endpoints.iter().map(|e| &e.account).collect();
             let domain = &mesh.settings.trust_domain;
-            names.extend(accounts.into_iter().map(|account| account.spiffe(domain).into()));
+            names.extend(
+                accounts
+                    .into_iter()
+                    .map(|account| account.spiffe(domain).into()),
+            );
             let built = mesh_cluster(cluster, service.fqdn(), &trust, port.protocol, &endpoints);
             self.clusters.insert(cluster.clone(), Arc::new(built));
             let target = Target {
@@ -239,7 +200,10 @@ impl OutboundParts {
         }
         if any {
             let names = names.into_iter().collect();
-            let value = PeerTrust { name: trust.clone(), names };
+            let value = PeerTrust {
+                name: trust.clone(),
+                names,
+            };
             self.trust.insert(trust, Arc::new(value));
         }
     }
@@ -254,7 +218,9 @@ impl OutboundParts {
         if port.protocol == Protocol::TcpServerFirst {
             self.server_first.insert(port.port);
         }
-        let endpoints = target.map(|target| target.endpoints.as_slice()).unwrap_or_default();
+        let endpoints = target
+            .map(|target| target.endpoints.as_slice())
+            .unwrap_or_default();
         if port.protocol.is_http() {
             let addresses = addresses(service, endpoints);
             let forward = Forward::Http(table_name(port.port));
@@ -373,7 +339,10 @@ fn mesh_cluster(
 /// Addresses that clients dial: the ClusterIPs, or a headless service's endpoints.
 fn addresses(service: &Service, endpoints: &[&Endpoint]) -> Vec<IpNet> {
     let addresses: BTreeSet<IpAddr> = if service.headless {
-        endpoints.iter().map(|endpoint| endpoint.address.ip()).collect()
+        endpoints
+            .iter()
+            .map(|endpoint| endpoint.address.ip())
+            .collect()
     } else {
         service.cluster_ips.iter().copied().collect()
     };
@@ -392,104 +361,4 @@ fn by_hostname<'m>(
         }
     }
     named
-}
-
-/// Where the traffic of one service port goes after splits are applied.
-struct Choice {
-    routes: Vec<Route>,
-    /// For opaque ports; empty = nowhere.
-    connections: Vec<WeightedCluster>,
-    /// Whether some split can serve the port.
-    splits: bool,
-    provenance: Provenance,
-}
-
-impl Choice {
-    fn new(
-        mesh: &Mesh,
-        targets: &Targets<'_>,
-        target: Option<&Target<'_>>,
-        splits: &[Arc<Split>],
-        entry: &ServiceEntry,
-        port: &ServicePort,
-    ) -> Self {
-        let service = &entry.service;
-        let mut provenance = Provenance::new("Service", &service.namespace, &service.name);
-        let own = target.map(|target| WeightedCluster::all(target.cluster.clone()));
-        let mut connections = own.unwrap_or_default();
-        let mut routes = Vec::new();
-        let mut usable = false;
-        for split in splits {
-            let Some(matches) = &split.matches else {
-                continue;
-            };
-            let backends = backends(mesh, targets, split, port);
-            usable |= !backends.is_empty();
-            for condition in matches {
-                let matches = RouteMatch::Http(condition.clone());
-                routes.push(route(matches, forward(backends.clone()), &split.provenance));
-            }
-        }
-        // Requests that no conditional split takes go to the root service, as SMI says.
-        if let Some(split) = splits.iter().find(|split| split.matches.is_none()) {
-            connections = backends(mesh, targets, split, port);
-            usable |= !connections.is_empty();
-            provenance = split.provenance.clone();
-        }
-        routes.push(route(RouteMatch::Any, forward(connections.clone()), &provenance));
-        Self {
-            routes,
-            connections,
-            splits: usable,
-            provenance,
-        }
-    }
-}
-
-/// The backends of a split that can take traffic on `port`: reachable, with that port, and a weight.
-fn backends(
-    mesh: &Mesh,
-    targets: &Targets<'_>,
-    split: &Split,
-    port: &ServicePort,
-) -> Vec<WeightedCluster> {
-    let mut backends = Vec::new();
-    for backend in split.backends.iter().filter(|backend| backend.weight > 0) {
-        let key = (split.namespace.clone(), backend.service.clone());
-        let Some(&index) = mesh.service_index.get(&key) else {
-            continue;
-        };
-        let service = mesh.services.get(index).map(|entry| &entry.service);
-        let own_port = service.and_then(|service| service.port(port.port));
-        let speaks = own_port.is_some_and(|own| own.protocol.is_http() == port.protocol.is_http());
-        if let Some(target) = targets.get(&(index, port.port)).filter(|_| speaks) {
-            backends.push(WeightedCluster {
-                name: target.cluster.clone(),
-                weight: backend.weight,
-            });
-        }
-    }
-    backends
-}
-
-fn forward(clusters: Vec<WeightedCluster>) -> RouteAction {
-    if clusters.is_empty() {
-        RouteAction::Respond(503)
-    } else {
-        RouteAction::Forward(clusters)
-    }
-}
-
-fn route(matches: RouteMatch, action: RouteAction, provenance: &Provenance) -> Route {
-    Route {
-        matches,
-        action,
-        provenance: provenance.clone(),
-    }
-}
-
-impl ServiceEntry {
-    fn key(&self) -> crate::mesh::Key {
-        (self.service.namespace.clone(), self.service.name.clone())
-    }
 }

@@ -64,14 +64,20 @@ fn assert_sound(config: &ProxyConfig) {
         Forward::Http(table) => assert!(config.routes.contains_key(table), "{table}"),
         Forward::Tcp(clusters) => {
             assert!(!clusters.is_empty());
-            clusters.iter().for_each(|c| assert!(config.clusters.contains_key(&c.name)));
+            clusters
+                .iter()
+                .for_each(|c| assert!(config.clusters.contains_key(&c.name)));
         }
     };
     let mut matches = BTreeSet::new();
     for chain in config.outbound.iter().flat_map(|outbound| &outbound.chains) {
         assert_forward(&chain.forward);
         for address in &chain.matches.addresses {
-            let key = (chain.matches.port, *address, format!("{:?}", chain.matches.connect));
+            let key = (
+                chain.matches.port,
+                *address,
+                format!("{:?}", chain.matches.connect),
+            );
             assert!(matches.insert(key), "{} twice", chain.name);
         }
     }
@@ -86,15 +92,24 @@ fn assert_sound(config: &ProxyConfig) {
             }
             for route in &host.routes {
                 if let RouteAction::Forward(clusters) = &route.action {
-                    clusters.iter().for_each(|c| assert!(config.clusters.contains_key(&c.name)));
+                    clusters
+                        .iter()
+                        .for_each(|c| assert!(config.clusters.contains_key(&c.name)));
                 }
             }
         }
     }
     for cluster in config.clusters.values() {
-        if let ClusterKind::Mesh { trust, endpoints, .. } = &cluster.kind {
+        if let ClusterKind::Mesh {
+            trust, endpoints, ..
+        } = &cluster.kind
+        {
             let peers = &config.trust[trust];
-            assert!(endpoints.is_empty() || !peers.names.is_empty(), "{} trusts nobody", cluster.name);
+            assert!(
+                endpoints.is_empty() || !peers.names.is_empty(),
+                "{} trusts nobody",
+                cluster.name
+            );
         }
     }
 }
@@ -137,7 +152,10 @@ fn an_smi_proxy_is_told_only_what_it_may_reach() {
     assert_sound(&client);
     let names: Vec<&str> = client.clusters.keys().map(AsRef::as_ref).collect();
     assert_eq!(names, ["ns0/service0|8080|local", "ns1/service1|8080"]);
-    assert_eq!(mesh.compile(mesh.workload("pod2-0").unwrap()).outbound, None);
+    assert_eq!(
+        mesh.compile(mesh.workload("pod2-0").unwrap()).outbound,
+        None
+    );
 }
 
 #[test]
@@ -154,7 +172,10 @@ fn two_pods_with_one_uuid_are_both_nobody() {
 fn two_ports_with_one_target_share_a_cluster_only_if_they_are_alike() {
     for (protocol, expected) in [
         (Protocol::Http, vec!["ns0/service0|8080"]),
-        (Protocol::Tcp, vec!["ns0/service0|8080", "ns0/service0|8080|81"]),
+        (
+            Protocol::Tcp,
+            vec!["ns0/service0|8080", "ns0/service0|8080|81"],
+        ),
     ] {
         let mut parts = large(1, true);
         let mut second = parts.services[0].ports[0].clone();

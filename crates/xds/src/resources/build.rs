@@ -17,7 +17,7 @@ use envoy_types::pb::{
     google::protobuf::{Any, BoolValue, Duration, Struct, UInt32Value, Value, value},
 };
 use ipnet::IpNet;
-use model::{ProxyConfig, Provenance};
+use model::{Provenance, ProxyConfig};
 use prost::{
     Message, Name,
     encoding::{WireType, encode_key, encode_varint},
@@ -178,5 +178,7 @@ pub(super) fn mesh_tls(config: &ProxyConfig, trust: &str) -> CommonTlsContext {
 
 fn version(name: &str) -> i32 {
     let version = tls_parameters::TlsProtocol::from_str_name(name);
-    version.unwrap_or(tls_parameters::TlsProtocol::TlsAuto).into()
+    version
+        .unwrap_or(tls_parameters::TlsProtocol::TlsAuto)
+        .into()
 }

@@ -65,7 +65,10 @@ fn http(stat_prefix: &str, table: &str, requests: Option<&Access>) -> Filter {
         }),
         rbac,
     );
-    filter("envoy.filters.network.http_connection_manager", build::any(&manager))
+    filter(
+        "envoy.filters.network.http_connection_manager",
+        build::any(&manager),
+    )
 }
 
 /// A connection manager that serves a fixed table.
@@ -75,7 +78,10 @@ pub(super) fn fixed_http(
 ) -> Filter {
     let routes = http_connection_manager::RouteSpecifier::RouteConfig(table);
     let manager = manager(stat_prefix, routes, None);
-    filter("envoy.filters.network.http_connection_manager", build::any(&manager))
+    filter(
+        "envoy.filters.network.http_connection_manager",
+        build::any(&manager),
+    )
 }
 
 fn manager(

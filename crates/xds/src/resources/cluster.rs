@@ -45,7 +45,9 @@ pub(super) fn cluster(config: &ProxyConfig, value: &model::Cluster) -> Cluster {
         ..Default::default()
     };
     let kind = match &value.kind {
-        ClusterKind::Mesh { server_name, trust, .. } => {
+        ClusterKind::Mesh {
+            server_name, trust, ..
+        } => {
             message.eds_cluster_config = Some(cluster::EdsClusterConfig {
                 eds_config: build::ads(),
                 service_name: String::new(),
@@ -106,7 +108,11 @@ fn assignment(name: &str, endpoints: &[LbEndpoint]) -> ClusterLoadAssignment {
     };
     ClusterLoadAssignment {
         cluster_name: name.to_owned(),
-        endpoints: if endpoints.is_empty() { Vec::new() } else { vec![locality] },
+        endpoints: if endpoints.is_empty() {
+            Vec::new()
+        } else {
+            vec![locality]
+        },
         ..Default::default()
     }
 }
@@ -125,9 +131,7 @@ fn lb_endpoint(host: &str, port: u16) -> LbEndpoint {
     }
 }
 
-fn http_options(
-    http: UpstreamHttp,
-) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+fn http_options(http: UpstreamHttp) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
     let options = match http {
         UpstreamHttp::Opaque => return HashMap::new(),
         UpstreamHttp::Http2 => {

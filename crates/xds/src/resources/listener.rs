@@ -27,7 +27,9 @@ use envoy_types::pb::{
     },
     google::protobuf::{Any, Duration},
 };
-use model::{Connect, Inbound, InboundChain, Outbound, OutboundChain, ProxyConfig, WeightedCluster};
+use model::{
+    Connect, Inbound, InboundChain, Outbound, OutboundChain, ProxyConfig, WeightedCluster,
+};
 
 use super::{build, chain, cluster};
 
@@ -65,7 +67,11 @@ fn outbound(value: &Outbound) -> Listener {
         traffic_direction: TrafficDirection::Outbound.into(),
         listener_filters: vec![
             original_destination(),
-            inspector("tls", &build::any(&TlsInspector::default()), &value.server_first),
+            inspector(
+                "tls",
+                &build::any(&TlsInspector::default()),
+                &value.server_first,
+            ),
             inspector("http", &build::any(&HttpInspector {}), &value.server_first),
         ],
         listener_filters_timeout: Some(Duration {
@@ -73,7 +79,11 @@ fn outbound(value: &Outbound) -> Listener {
             nanos: INSPECTION_MILLISECONDS * 1_000_000,
         }),
         continue_on_listener_filters_timeout: true,
-        filter_chains: value.chains.iter().map(|chain| outbound_chain(chain)).collect(),
+        filter_chains: value
+            .chains
+            .iter()
+            .map(|chain| outbound_chain(chain))
+            .collect(),
         default_filter_chain: passthrough,
         ..Default::default()
     }
@@ -113,9 +123,15 @@ fn inbound(config: &ProxyConfig, value: &Inbound) -> Listener {
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: vec![
             original_destination(),
-            inspector("tls", &build::any(&TlsInspector::default()), &BTreeSet::new()),
+            inspector(
+                "tls",
+                &build::any(&TlsInspector::default()),
+                &BTreeSet::new(),
+            ),
         ],
-        filter_chains: chains.map(|chain| inbound_chain(config, &value.trust, chain)).collect(),
+        filter_chains: chains
+            .map(|chain| inbound_chain(config, &value.trust, chain))
+            .collect(),
         ..Default::default()
     }
 }
@@ -181,25 +197,32 @@ fn prometheus() -> Listener {
 }
 
 fn original_destination() -> ListenerFilter {
-    listener_filter("envoy.filters.listener.original_dst", build::any(&OriginalDst {}))
+    listener_filter(
+        "envoy.filters.listener.original_dst",
+        build::any(&OriginalDst {}),
+    )
 }
 
 /// Looks at the client's first bytes, except where the client waits for the server's.
 fn inspector(protocol: &str, config: &Any, server_first: &BTreeSet<u16>) -> ListenerFilter {
     let name = format!("envoy.filters.listener.{protocol}_inspector");
     let mut filter = listener_filter(&name, config.clone());
-    let ports = server_first.iter().map(|port| ListenerFilterChainMatchPredicate {
-        rule: Some(predicate::Rule::DestinationPortRange(Int32Range {
-            start: (*port).into(),
-            end: i32::from(*port) + 1,
-        })),
-    });
+    let ports = server_first
+        .iter()
+        .map(|port| ListenerFilterChainMatchPredicate {
+            rule: Some(predicate::Rule::DestinationPortRange(Int32Range {
+                start: (*port).into(),
+                end: i32::from(*port) + 1,
+            })),
+        });
     let mut ports: Vec<_> = ports.collect();
     filter.filter_disabled = match ports.len() {
         // Envoy wants at least two in a set.
         0 | 1 => ports.pop(),
         _ => Some(ListenerFilterChainMatchPredicate {
-            rule: Some(predicate::Rule::OrMatch(predicate::MatchSet { rules: ports })),
+            rule: Some(predicate::Rule::OrMatch(predicate::MatchSet {
+                rules: ports,
+            })),
         }),
     };
     filter

@@ -37,7 +37,10 @@ pub(super) fn http_filter(rules: &[Rule]) -> Any {
 fn encode(rules: &[Rule]) -> Vec<u8> {
     // Action ALLOW is the zero value.
     let mut encoded = Rbac::default().encode_to_vec();
-    let mut rules: Vec<&Rule> = rules.iter().filter(|rule| !rule.principals.is_empty()).collect();
+    let mut rules: Vec<&Rule> = rules
+        .iter()
+        .filter(|rule| !rule.principals.is_empty())
+        .collect();
     rules.sort_by(|a, b| a.name.cmp(&b.name));
     for rule in rules {
         let mut entry = Vec::new();
@@ -59,16 +62,20 @@ fn policy(rule: &Rule) -> Policy {
 /// The peer's certificate carries this SPIFFE name.
 fn principal(name: &str) -> Principal {
     Principal {
-        identifier: Some(principal::Identifier::Authenticated(principal::Authenticated {
-            principal_name: Some(build::exact(name)),
-        })),
+        identifier: Some(principal::Identifier::Authenticated(
+            principal::Authenticated {
+                principal_name: Some(build::exact(name)),
+            },
+        )),
     }
 }
 
 fn permission(rule: &Rule) -> Permission {
     let mut conditions = Vec::new();
     if let PortSet::Only(ports) = &rule.ports {
-        let ports = ports.iter().map(|port| allow(permission::Rule::DestinationPort((*port).into())));
+        let ports = ports
+            .iter()
+            .map(|port| allow(permission::Rule::DestinationPort((*port).into())));
         conditions.push(allow(permission::Rule::OrRules(permission::Set {
             rules: ports.collect(),
         })));
@@ -86,7 +93,9 @@ fn permission(rule: &Rule) -> Permission {
     if conditions.is_empty() {
         return allow(permission::Rule::Any(true));
     }
-    allow(permission::Rule::AndRules(permission::Set { rules: conditions }))
+    allow(permission::Rule::AndRules(permission::Set {
+        rules: conditions,
+    }))
 }
 
 fn allow(rule: permission::Rule) -> Permission {

@@ -29,10 +29,12 @@ fn virtual_host(host: &model::VirtualHost) -> VirtualHost {
 fn one_route(value: &model::Route) -> Route {
     let action = match &value.action {
         model::RouteAction::Forward(clusters) => route::Action::Route(forward(clusters)),
-        model::RouteAction::Respond(status) => route::Action::DirectResponse(DirectResponseAction {
-            status: (*status).into(),
-            ..Default::default()
-        }),
+        model::RouteAction::Respond(status) => {
+            route::Action::DirectResponse(DirectResponseAction {
+                status: (*status).into(),
+                ..Default::default()
+            })
+        }
     };
     Route {
         name: value.provenance.to_string(),
@@ -98,7 +100,10 @@ pub(super) fn headers(matches: &HttpMatch) -> Vec<HeaderMatcher> {
     method.into_iter().chain(others).collect()
 }
 
-fn header(name: &str, matcher: envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher) -> HeaderMatcher {
+fn header(
+    name: &str,
+    matcher: envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher,
+) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
         header_match_specifier: Some(header_matcher::HeaderMatchSpecifier::StringMatch(matcher)),

@@ -14,7 +14,10 @@ pub(super) fn secrets(config: &ProxyConfig, trust: &TrustBundle) -> Vec<Secret> 
         validation(&peers.name, servers_named(config, names), trust)
     });
     // Any identity of the mesh may knock; who is let in is decided by RBAC.
-    let clients = config.inbound.iter().map(|inbound| validation(&inbound.trust, Vec::new(), trust));
+    let clients = config
+        .inbound
+        .iter()
+        .map(|inbound| validation(&inbound.trust, Vec::new(), trust));
     servers.chain(clients).collect()
 }
 
@@ -24,7 +27,10 @@ fn servers_named(
     names: Vec<SubjectAltNameMatcher>,
 ) -> Vec<SubjectAltNameMatcher> {
     if names.is_empty() {
-        vec![uri(&format!("spiffe://{}/-/-", config.identity.trust_domain))]
+        vec![uri(&format!(
+            "spiffe://{}/-/-",
+            config.identity.trust_domain
+        ))]
     } else {
         names
     }
@@ -41,10 +47,12 @@ fn uri(name: &str) -> SubjectAltNameMatcher {
 fn validation(name: &str, names: Vec<SubjectAltNameMatcher>, trust: &TrustBundle) -> Secret {
     Secret {
         name: name.to_owned(),
-        r#type: Some(secret::Type::ValidationContext(CertificateValidationContext {
-            trusted_ca: build::inline(&trust.pem),
-            match_typed_subject_alt_names: names,
-            ..Default::default()
-        })),
+        r#type: Some(secret::Type::ValidationContext(
+            CertificateValidationContext {
+                trusted_ca: build::inline(&trust.pem),
+                match_typed_subject_alt_names: names,
+                ..Default::default()
+            },
+        )),
     }
 }

@@ -19,7 +19,16 @@ pub fn cases() -> Vec<(&'static str, ProxyConfig)> {
         ("smi-client", compile(smi(), "client")),
         ("smi-server", compile(smi(), "web-0")),
         ("egress-client", compile(egress(), "client")),
-        ("nothing", compile(MeshParts { settings: settings(), ..shop() }, "nobody")),
+        (
+            "nothing",
+            compile(
+                MeshParts {
+                    settings: settings(),
+                    ..shop()
+                },
+                "nobody",
+            ),
+        ),
     ]
 }
 
@@ -53,10 +62,11 @@ fn smi() -> MeshParts {
         ..TlsParameters::default()
     };
     let target = Provenance::new("TrafficTarget", "shop", "buy");
-    let grant = |name: &str, path: Option<&str>, methods: &[&str], headers: &[(&str, &str)]| HttpGrant {
-        matches: http_match(path, methods, headers),
-        provenance: target.rule(format!("HTTPRouteGroup/routes/{name}")),
-    };
+    let grant =
+        |name: &str, path: Option<&str>, methods: &[&str], headers: &[(&str, &str)]| HttpGrant {
+            matches: http_match(path, methods, headers),
+            provenance: target.rule(format!("HTTPRouteGroup/routes/{name}")),
+        };
     let web = Authorization {
         provenance: target.clone(),
         destination: account("web"),
@@ -64,7 +74,12 @@ fn smi() -> MeshParts {
         tcp: None,
         http: vec![
             grant("books", Some("/books.*"), &["GET", "HEAD"], &[]),
-            grant("agent", None, &["POST"], &[("user-agent", ".*curl.*"), (":authority", "web.*")]),
+            grant(
+                "agent",
+                None,
+                &["POST"],
+                &[("user-agent", ".*curl.*"), (":authority", "web.*")],
+            ),
             grant("all", None, &[], &[]),
         ],
     };
@@ -82,7 +97,10 @@ fn smi() -> MeshParts {
 }
 
 fn egress() -> MeshParts {
-    let rule = |name: &str, hosts: &[&str], addresses: Option<&[&str]>, ports: &[(u16, EgressProtocol)]| {
+    let rule = |name: &str,
+                hosts: &[&str],
+                addresses: Option<&[&str]>,
+                ports: &[(u16, EgressProtocol)]| {
         EgressRule {
             provenance: Provenance::new("Egress", "shop", name),
             sources: [account("client")].into(),
@@ -105,10 +123,30 @@ fn egress() -> MeshParts {
         settings: settings(),
         egress: vec![
             routes,
-            rule("http-net", &["net.test"], Some(&["198.51.100.0/24"]), &[(80, Http)]),
-            rule("https", &["httpbin.test", "*.wild.test"], None, &[(443, Https)]),
-            rule("tcp", &[], Some(&["203.0.113.0/24", "2001:db8::/32"]), &[(443, Tcp)]),
-            rule("mysql", &[], None, &[(3306, TcpServerFirst), (3307, TcpServerFirst)]),
+            rule(
+                "http-net",
+                &["net.test"],
+                Some(&["198.51.100.0/24"]),
+                &[(80, Http)],
+            ),
+            rule(
+                "https",
+                &["httpbin.test", "*.wild.test"],
+                None,
+                &[(443, Https)],
+            ),
+            rule(
+                "tcp",
+                &[],
+                Some(&["203.0.113.0/24", "2001:db8::/32"]),
+                &[(443, Tcp)],
+            ),
+            rule(
+                "mysql",
+                &[],
+                None,
+                &[(3306, TcpServerFirst), (3307, TcpServerFirst)],
+            ),
         ],
         ..shop()
     }
@@ -133,12 +171,42 @@ fn shop() -> MeshParts {
     let (web, canary) = (("web-0", "10.244.0.10"), ("web-1", "10.244.0.11"));
     MeshParts {
         services: vec![
-            service("web", "10.96.0.10", false, &[(80, Http, 8080), (81, Grpc, 8081)], &[web]),
-            service("canary", "10.96.0.11", false, &[(80, Http, 8080)], &[canary]),
-            service("apex", "10.96.0.12", false, &[(80, Http, 8080)], &[web, canary]),
+            service(
+                "web",
+                "10.96.0.10",
+                false,
+                &[(80, Http, 8080), (81, Grpc, 8081)],
+                &[web],
+            ),
+            service(
+                "canary",
+                "10.96.0.11",
+                false,
+                &[(80, Http, 8080)],
+                &[canary],
+            ),
+            service(
+                "apex",
+                "10.96.0.12",
+                false,
+                &[(80, Http, 8080)],
+                &[web, canary],
+            ),
             service("tcp", "fd96::10", false, &[(7000, Tcp, 7000)], &[web]),
-            service("mysql", "10.96.0.13", false, &[(3306, TcpServerFirst, 3306)], &[web]),
-            service("zk", "", true, &[(2181, Tcp, 2181), (8080, Http, 8088)], &[web, canary]),
+            service(
+                "mysql",
+                "10.96.0.13",
+                false,
+                &[(3306, TcpServerFirst, 3306)],
+                &[web],
+            ),
+            service(
+                "zk",
+                "",
+                true,
+                &[(2181, Tcp, 2181), (8080, Http, 8088)],
+                &[web, canary],
+            ),
             service("empty", "10.96.0.14", false, &[(80, Http, 8080)], &[]),
         ],
         workloads: vec![
@@ -158,8 +226,14 @@ fn account(name: &str) -> ServiceAccount {
 fn http_match(path: Option<&str>, methods: &[&str], headers: &[(&str, &str)]) -> HttpMatch {
     HttpMatch {
         path: path.map(Into::into),
-        methods: methods.iter().map(|method| Arc::from(*method)).collect::<BTreeSet<_>>(),
-        headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        methods: methods
+            .iter()
+            .map(|method| Arc::from(*method))
+            .collect::<BTreeSet<_>>(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect(),
     }
 }
 

@@ -45,7 +45,8 @@ fn any(type_url: &str, value: &[u8]) -> String {
     fn debug<M: Message + Name + Default + Debug>(type_url: &str, value: &[u8]) -> Option<String> {
         (M::type_url() == type_url).then(|| format!("{:#?}", M::decode(value).unwrap()))
     }
-    let decoders: [fn(&str, &[u8]) -> Option<String>; 16] = [
+    type Decoder = fn(&str, &[u8]) -> Option<String>;
+    let decoders: [Decoder; 16] = [
         debug::<Cluster>,
         debug::<ClusterLoadAssignment>,
         debug::<Listener>,
@@ -129,7 +130,10 @@ fn tidy(text: &str) -> String {
             continue;
         }
         let word = word.trim_end_matches(',');
-        let word = word.trim_end_matches(" {").trim_end_matches(['(', '[', '{']).trim_end();
+        let word = word
+            .trim_end_matches(" {")
+            .trim_end_matches(['(', '[', '{'])
+            .trim_end();
         let word = word.trim_end_matches(" Some");
         if !word.is_empty() && word != "Some" && !DEFAULTS.contains(&word) {
             lines.push((indent, word.to_owned()));
