@@ -10,8 +10,6 @@ use e2e::{Output, eventually};
 /// What a command is promised to do.
 #[derive(Clone, Copy, Debug)]
 pub enum Promise {
-    /// It succeeds.
-    Success,
     /// It succeeds and prints this.
     Says(&'static str),
     /// The command in the pod ends with this status.
@@ -175,7 +173,6 @@ impl Story {
 impl Promise {
     fn kept(self, output: &Output) -> bool {
         match self {
-            Self::Success => output.succeeded(),
             Self::Says(text) => output.succeeded() && output.both().contains(text),
             Self::Exit(code) => output.exit() == Some(code),
             Self::Answer(status) => {
@@ -190,7 +187,6 @@ impl Promise {
 impl std::fmt::Display for Promise {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Success => f.write_str("success"),
             Self::Says(text) => write!(f, "{text:?}"),
             Self::Exit(code) => write!(f, "command terminated with exit code {code}"),
             Self::Answer(status) => f.write_str(status),
@@ -223,7 +219,6 @@ mod tests {
             (Promise::Answer("HTTP/2 200"), &second, true),
             (Promise::Answer("HTTP/2 200"), &fine, false),
             (Promise::Answer("404"), &fine, false),
-            (Promise::Success, &refused, false),
             (Promise::Says("today"), &fine, true),
         ] {
             assert_eq!(promise.kept(output), kept, "{promise}: {output:?}");
