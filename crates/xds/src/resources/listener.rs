@@ -37,11 +37,13 @@ const OUTBOUND_PORT: u16 = 15001;
 const INBOUND_PORT: u16 = 15003;
 const PROMETHEUS_PORT: u16 = 15010;
 
+const TLS_INSPECTOR: &str = "envoy.filters.listener.tls_inspector";
+const HTTP_INSPECTOR: &str = "envoy.filters.listener.http_inspector";
+
 /// Path of the metrics, on the listener and behind it.
 const METRICS_PATH: &str = "/stats/prometheus";
 
-/// How long to wait for the client's first bytes before taking the connection for opaque. A server-first
-/// protocol on a port that is not declared so is delayed by this much.
+/// How long to wait for the client's first bytes, where they matter, before taking the connection for opaque.
 const INSPECTION_MILLISECONDS: i32 = 200;
 
 /// Those of its listeners that have anything to do.
@@ -61,19 +63,24 @@ fn outbound(value: &Outbound) -> Listener {
             ..Default::default()
         }
     });
+    let tls_ports = inspected(value, |connect| matches!(connect, Connect::Tls(_)));
+    let http_ports = inspected(value, |connect| matches!(connect, Connect::Http));
     Listener {
         name: "outbound-listener".to_owned(),
         address: Some(build::any_address(OUTBOUND_PORT)),
         traffic_direction: TrafficDirection::Outbound.into(),
-        listener_filters: vec![
-            original_destination(),
+        listener_filters: [
+            Some(original_destination()),
             inspector(
-                "tls",
+                TLS_INSPECTOR,
                 &build::any(&TlsInspector::default()),
-                &value.server_first,
+                tls_ports,
             ),
-            inspector("http", &build::any(&HttpInspector {}), &value.server_first),
-        ],
+            inspector(HTTP_INSPECTOR, &build::any(&HttpInspector {}), http_ports),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         listener_filters_timeout: Some(Duration {
             seconds: 0,
             nanos: INSPECTION_MILLISECONDS * 1_000_000,
@@ -123,11 +130,7 @@ fn inbound(config: &ProxyConfig, value: &Inbound) -> Listener {
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: vec![
             original_destination(),
-            inspector(
-                "tls",
-                &build::any(&TlsInspector::default()),
-                &BTreeSet::new(),
-            ),
+            listener_filter(TLS_INSPECTOR, build::any(&TlsInspector::default())),
         ],
         filter_chains: chains
             .map(|chain| inbound_chain(config, &value.trust, chain))
@@ -203,29 +206,40 @@ fn original_destination() -> ListenerFilter {
     )
 }
 
-/// Looks at the client's first bytes, except where the client waits for the server's.
-fn inspector(protocol: &str, config: &Any, server_first: &BTreeSet<u16>) -> ListenerFilter {
-    let name = format!("envoy.filters.listener.{protocol}_inspector");
-    let mut filter = listener_filter(&name, config.clone());
-    let ports = server_first
-        .iter()
-        .map(|port| ListenerFilterChainMatchPredicate {
-            rule: Some(predicate::Rule::DestinationPortRange(Int32Range {
-                start: (*port).into(),
-                end: i32::from(*port) + 1,
-            })),
-        });
-    let mut ports: Vec<_> = ports.collect();
-    filter.filter_disabled = match ports.len() {
+/// Ports on which the choice of a chain depends on the client's first bytes. Anywhere else looking at
+/// them would only delay servers that speak first, declared as such or not.
+fn inspected(value: &Outbound, depends: fn(&Connect) -> bool) -> BTreeSet<u16> {
+    let chains = value.chains.iter();
+    let chains = chains.filter(|chain| depends(&chain.matches.connect));
+    let ports = chains.map(|chain| chain.matches.port);
+    ports
+        .filter(|port| !value.server_first.contains(port))
+        .collect()
+}
+
+/// A filter that looks at the client's first bytes on these ports only; `None` without any.
+fn inspector(name: &str, config: &Any, ports: BTreeSet<u16>) -> Option<ListenerFilter> {
+    let rule = |rule| ListenerFilterChainMatchPredicate { rule: Some(rule) };
+    let mut ranges: Vec<_> = ports
+        .into_iter()
+        .map(|port| {
+            rule(predicate::Rule::DestinationPortRange(Int32Range {
+                start: port.into(),
+                end: i32::from(port) + 1,
+            }))
+        })
+        .collect();
+    let ports = match ranges.len() {
         // Envoy wants at least two in a set.
-        0 | 1 => ports.pop(),
-        _ => Some(ListenerFilterChainMatchPredicate {
-            rule: Some(predicate::Rule::OrMatch(predicate::MatchSet {
-                rules: ports,
-            })),
-        }),
+        0 | 1 => ranges.pop()?,
+        _ => rule(predicate::Rule::OrMatch(predicate::MatchSet {
+            rules: ranges,
+        })),
     };
-    filter
+    Some(ListenerFilter {
+        filter_disabled: Some(rule(predicate::Rule::NotMatch(Box::new(ports)))),
+        ..listener_filter(name, config.clone())
+    })
 }
 
 fn listener_filter(name: &str, config: Any) -> ListenerFilter {

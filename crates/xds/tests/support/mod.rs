@@ -127,7 +127,7 @@ fn egress() -> MeshParts {
                 "http-net",
                 &["net.test"],
                 Some(&["198.51.100.0/24"]),
-                &[(80, Http)],
+                &[(80, Http), (8080, Http)],
             ),
             rule(
                 "https",
