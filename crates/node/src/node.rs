@@ -265,7 +265,10 @@ impl Node {
             "spec": {"clusterIP": self.config.dns_address, "ipFamilyPolicy": "SingleStack", "ports": ports(json!({"targetPort": DNS_PORT}))}
         }))?;
         let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
-        ignore_existing(services.create(&PostParams::default(), &service).await)?;
+        // Looked for first: a second create would be refused for its address before its name is looked at.
+        if services.get_opt("kube-dns").await?.is_none() {
+            ignore_existing(services.create(&PostParams::default(), &service).await)?;
+        }
         let endpoints: Endpoints = serde_json::from_value(json!({
             "metadata": metadata,
             "subsets": [{"addresses": [{"ip": self.config.ipv4(), "nodeName": self.config.name}], "ports": ports(json!({}))}]

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use nix::mount::{MsFlags, mount};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::outside;
-use super::place::Layout;
+use super::place::{Layout, executable};
 use crate::{Node, NodeConfig};
 
 /// Port of the API server on the node's addresses.
@@ -60,10 +60,7 @@ fn prepare() -> anyhow::Result<()> {
 async fn cluster(layout: &Layout, name: &str, listener: TcpListener) -> anyhow::Result<()> {
     let mut end = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let executable = std::env::current_exe().context("our own executable")?;
-    // Replaced while the cluster runs (a rebuild), the path leads to the new program.
-    let executable = PathBuf::from(executable.to_string_lossy().trim_end_matches(" (deleted)"));
-    let config = NodeConfig::new(RUN_DIR.into(), layout.logs(), layout.images(), executable);
+    let config = NodeConfig::new(RUN_DIR.into(), layout.logs(), layout.images(), executable()?);
     let node = Node::new(config.clone());
     let network = node.start_network().await?;
 

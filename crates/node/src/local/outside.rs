@@ -22,8 +22,8 @@ use super::place::Layout;
 use crate::Node;
 use crate::container::{KillOnDrop, process};
 
-/// What a program gets to end after SIGTERM.
-const GRACE: Duration = Duration::from_secs(3);
+/// What a program gets to end after SIGTERM. (As the first process of its pid namespace it must handle it to see it.)
+const GRACE: Duration = Duration::from_secs(1);
 /// Programs of this kind on one cluster at a time.
 const MOST: u32 = 64;
 

@@ -136,6 +136,12 @@ impl Layout {
     }
 }
 
+/// Our own executable. Replaced while a cluster runs (a rebuild), the path leads to the new program.
+pub fn executable() -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe().context("our own executable")?;
+    Ok(PathBuf::from(path.to_string_lossy().trim_end_matches(" (deleted)")))
+}
+
 // === impl ProcessId ===
 
 impl ProcessId {

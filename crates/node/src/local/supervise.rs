@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Supervise;
-use super::place::{Layout, ProcessId, State};
+use super::place::{Layout, ProcessId, State, executable};
 use super::up::namespaces;
 
 /// Pause before the daemon is started again, growing with each death.
@@ -81,10 +81,9 @@ async fn keep_running(layout: &Layout, listener: &TcpListener, state: &mut State
 
 fn start(layout: &Layout, listener: &TcpListener, state: &State) -> anyhow::Result<tokio::process::Child> {
     let _ = fs::remove_file(layout.ready_file());
-    let executable = std::env::current_exe().context("our own executable")?;
     let mut command = namespaces(nix::unistd::geteuid().is_root());
     command
-        .arg(executable)
+        .arg(executable()?)
         .args(["local", "daemon", "--name", &state.name, "--dir"])
         .arg(&layout.dir)
         // The listening socket travels as standard input: the one descriptor a child can be given by safe means.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 
-use super::place::{Layout, State};
+use super::place::{Layout, State, executable};
 use super::{Up, down};
 
 /// How often the state is looked at while waiting.
@@ -78,8 +78,7 @@ fn print_export(layout: &Layout) {
 
 fn start_supervisor(options: &Up, layout: &Layout) -> anyhow::Result<std::process::Child> {
     let log = File::create(layout.daemon_log()).with_context(|| layout.daemon_log().display().to_string())?;
-    let executable = std::env::current_exe().context("our own executable")?;
-    Command::new(executable)
+    Command::new(executable()?)
         .args(["local", "supervise", "--name", &options.name, "--port", &options.port.to_string(), "--dir"])
         .arg(&layout.dir)
         // A group of its own: Ctrl-C in the terminal is for `up`, which then ends the supervisor in good order.
