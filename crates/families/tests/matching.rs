@@ -426,3 +426,37 @@ fn tcp_20_and_21_services_without_pods() {
     );
     assert_eq!(only(answer), Left("10.96.0.1:443".into()));
 }
+
+#[test]
+fn tcp_19_a_pod_that_leaves_the_endpoints_serves_on_but_gets_nothing_new() {
+    use support::call::arrive;
+    let mut world = shop();
+    world
+        .route_group("shop/all", json!([{"name": "all"}]))
+        .target("shop/t", "web", &["shop/client1"], http_rules(&["all"]));
+    world.apply::<k8s_openapi::api::core::v1::Pod>(json!({
+        "metadata": {
+            "namespace": "shop", "name": "web-1", "uid": "u",
+            "labels": {"osm-proxy-uuid": "web-1", "app": "web"},
+        },
+        "spec": {"serviceAccountName": "web", "containers": [
+            {"name": "c", "ports": [{"name": "main", "containerPort": 9090}]},
+        ]},
+        "status": {"phase": "Running", "podIP": "10.244.0.11"},
+    }));
+    for (target, port) in [(json!(8080), 8080), (json!("main"), 9090)] {
+        let ports = json!([{"port": 80, "name": "http-web", "targetPort": target}]);
+        world.apply::<k8s_openapi::api::core::v1::Service>(json!({
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"clusterIP": WEB, "selector": {"app": "web"}, "ports": ports},
+        }));
+        let mesh = world.mesh();
+        let leaving = mesh.workload("web-1").unwrap();
+        let client = "spiffe://cluster.local/client1/shop";
+        let sent = get("web.shop", "/");
+        let name = "web.shop.svc.cluster.local";
+        let answer = arrive(&mesh, leaving, client, name, port, &sent);
+        assert_eq!(answer, Served("web-1".into()), "{port}");
+        assert_eq!(web(&world, "client1", "/"), served());
+    }
+}

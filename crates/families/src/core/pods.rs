@@ -1,9 +1,13 @@
 //! Pods as workloads, and as the identities behind endpoints.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use api::labels;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use model::{Problem, Provenance, ServiceAccount, Workload};
 
 use crate::index::{Index, Key};
@@ -19,6 +23,11 @@ pub(crate) struct PodFacts {
     /// It has ended: its addresses may belong to somebody else by now.
     pub finished: bool,
     pub scraped: bool,
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Host name and subdomain, by which a headless service of that name makes it known.
+    pub hostname: Option<(Arc<str>, Arc<str>)>,
+    /// Names and numbers of TCP ports.
+    pub ports: Vec<(Arc<str>, u16)>,
 }
 
 impl PodFacts {
@@ -55,9 +64,41 @@ impl PodFacts {
             ips,
             host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
             finished: matches!(phase, Some("Succeeded" | "Failed")),
+            labels: metadata
+                .labels
+                .iter()
+                .flatten()
+                .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
+                .collect(),
+            hostname: spec.and_then(|spec| {
+                let hostname = spec.hostname.as_deref().filter(|name| !name.is_empty())?;
+                Some((hostname.into(), spec.subdomain.as_deref()?.into()))
+            }),
+            ports: spec.map(named_ports).unwrap_or_default(),
             scraped: annotation(labels::PROMETHEUS_SCRAPE).is_some_and(|value| value == "true"),
         }
     }
+}
+
+impl PodFacts {
+    /// Its host name below `service`, if it has one.
+    pub(super) fn hostname_below(&self, service: &str) -> Option<Arc<str>> {
+        let (hostname, subdomain) = self.hostname.as_ref()?;
+        (**subdomain == *service).then(|| hostname.clone())
+    }
+}
+
+/// Named TCP ports of all containers, sidecars that start as init containers included.
+fn named_ports(spec: &PodSpec) -> Vec<(Arc<str>, u16)> {
+    let containers = spec.containers.iter();
+    let containers = containers.chain(spec.init_containers.iter().flatten());
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let tcp = ports.filter(|port| matches!(port.protocol.as_deref(), None | Some("TCP")));
+    let named = tcp.filter_map(|port| {
+        let number = u16::try_from(port.container_port).ok()?;
+        Some((port.name.as_deref()?.into(), number))
+    });
+    named.collect()
 }
 
 /// Pods with a sidecar.
@@ -88,22 +129,57 @@ pub(crate) fn workloads(index: &Index, problems: &mut Vec<Problem>) -> Vec<Workl
     workloads
 }
 
-/// Finds the pod behind an address.
-pub(super) struct PodsByAddress<'a> {
+/// Finds pods by address and by labels.
+pub(super) struct PodLookup<'a> {
     index: &'a Index,
     by_ip: HashMap<IpAddr, &'a Key>,
+    /// Running pods by namespace and label.
+    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<&'a Key>>,
 }
 
-impl<'a> PodsByAddress<'a> {
+impl<'a> PodLookup<'a> {
     pub(super) fn new(index: &'a Index) -> Self {
         let mut by_ip = HashMap::new();
+        let mut by_label: HashMap<_, Vec<_>> = HashMap::new();
         for (key, pod) in index.monitored(&index.pods) {
+            if !pod.finished && pod.proxy_uuid.is_some() {
+                for (label, value) in &pod.labels {
+                    let label = (&*key.0, &**label, &**value);
+                    by_label.entry(label).or_default().push(key);
+                }
+            }
             // An address of the node says nothing about who listens there.
             if !pod.host_network && !pod.finished {
                 by_ip.extend(pod.ips.iter().map(|ip| (*ip, key)));
             }
         }
-        Self { index, by_ip }
+        Self {
+            index,
+            by_ip,
+            by_label,
+        }
+    }
+
+    /// The pods of `namespace` that carry all these labels. An empty selector selects none.
+    pub(super) fn select(
+        &self,
+        namespace: &str,
+        selector: &BTreeMap<Arc<str>, Arc<str>>,
+    ) -> Vec<(&'a Arc<str>, &'a PodFacts)> {
+        let lists = selector.iter().map(|(label, value)| {
+            let list = self.by_label.get(&(namespace, &**label, &**value));
+            list.map(Vec::as_slice).unwrap_or_default()
+        });
+        let shortest = lists.min_by_key(|list| list.len()).unwrap_or_default();
+        let carries = |pod: &PodFacts| {
+            let mut wanted = selector.iter();
+            wanted.all(|(label, value)| pod.labels.get(label) == Some(value))
+        };
+        let found = shortest.iter().filter_map(|key| {
+            let ((_, name), pod) = self.index.pods.get_key_value(*key)?;
+            carries(pod).then_some((name, pod))
+        });
+        found.collect()
     }
 
     /// The pod of `namespace` that an endpoint names, or else that has the address.

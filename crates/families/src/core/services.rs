@@ -1,18 +1,25 @@
 //! Services with the pods behind them.
 
-use std::{net::IpAddr, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use k8s_openapi::{api::core::v1 as k8s, apimachinery::pkg::util::intstr::IntOrString};
 use model::{Endpoint, Problem, Protocol, Provenance, Service, ServiceAccount, ServicePort};
 
-use super::{endpoints::EndpointsFacts, pods::PodsByAddress};
+use super::{
+    endpoints::EndpointsFacts,
+    pods::{PodFacts, PodLookup},
+};
 use crate::index::{Index, Key};
 
 /// What is read of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceFacts {
     pub external: bool,
-    pub has_selector: bool,
+    pub selector: BTreeMap<Arc<str>, Arc<str>>,
     pub cluster_ips: Vec<IpAddr>,
     pub headless: bool,
     pub ports: Vec<PortFacts>,
@@ -24,7 +31,15 @@ pub(crate) struct PortFacts {
     pub name: Arc<str>,
     pub app_protocol: Option<Arc<str>>,
     pub port: u16,
-    pub target_port: u16,
+    pub target: Target,
+}
+
+/// Where a port leads on pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Number(u16),
+    /// The port that each pod calls so.
+    Name(Arc<str>),
 }
 
 impl ServiceFacts {
@@ -42,10 +57,12 @@ impl ServiceFacts {
         let ports = spec.ports.as_deref().unwrap_or_default().iter();
         Self {
             external: spec.type_.as_deref() == Some("ExternalName"),
-            has_selector: spec
+            selector: spec
                 .selector
-                .as_ref()
-                .is_some_and(|selector| !selector.is_empty()),
+                .iter()
+                .flatten()
+                .map(|(label, value)| (label.as_str().into(), value.as_str().into()))
+                .collect(),
             headless: words.into_iter().any(|ip| ip == "None"),
             cluster_ips,
             ports: ports.filter_map(PortFacts::new).collect(),
@@ -59,22 +76,26 @@ impl PortFacts {
             return None;
         }
         let number = u16::try_from(port.port).ok().filter(|port| *port > 0)?;
-        let target_port = match &port.target_port {
-            Some(IntOrString::Int(target)) => u16::try_from(*target).ok(),
-            Some(IntOrString::String(_)) | None => None,
+        let target = match &port.target_port {
+            Some(IntOrString::Int(target)) => {
+                let target = u16::try_from(*target).ok().filter(|port| *port > 0);
+                Target::Number(target.unwrap_or(number))
+            }
+            Some(IntOrString::String(name)) => Target::Name(name.as_str().into()),
+            None => Target::Number(number),
         };
         Some(Self {
             name: port.name.as_deref().unwrap_or_default().into(),
             app_protocol: port.app_protocol.as_deref().map(Into::into),
             port: number,
-            target_port: target_port.filter(|port| *port > 0).unwrap_or(number),
+            target,
         })
     }
 }
 
 /// Services of monitored namespaces that the mesh carries.
 pub(crate) fn services(index: &Index, problems: &mut Vec<Problem>) -> Vec<Service> {
-    let pods = PodsByAddress::new(index);
+    let pods = PodLookup::new(index);
     let none = EndpointsFacts::default();
     let mut services = Vec::new();
     for (key, facts) in index.monitored(&index.services) {
@@ -85,12 +106,12 @@ pub(crate) fn services(index: &Index, problems: &mut Vec<Problem>) -> Vec<Servic
         let ports: Vec<ServicePort> = facts
             .ports
             .iter()
-            .filter_map(|port| service_port(key, port, endpoints, &pods, problems))
+            .filter_map(|port| service_port(key, port, endpoints, &facts.selector, &pods, problems))
             .collect();
         // Without a selector and a pod behind it (the API server's service, say) it leads out of the
         // mesh, and is reached as such.
         let backed = ports.iter().any(|port| !port.endpoints.is_empty());
-        if !facts.has_selector && !backed {
+        if facts.selector.is_empty() && !backed {
             continue;
         }
         services.push(Service {
@@ -108,7 +129,8 @@ fn service_port(
     key: &Key,
     port: &PortFacts,
     endpoints: &EndpointsFacts,
-    pods: &PodsByAddress<'_>,
+    selector: &BTreeMap<Arc<str>, Arc<str>>,
+    pods: &PodLookup<'_>,
     problems: &mut Vec<Problem>,
 ) -> Option<ServicePort> {
     let Some(protocol) = Protocol::select(port.app_protocol.as_deref(), Some(&port.name)) else {
@@ -140,10 +162,40 @@ fn service_port(
             });
         }
     }
+    // Pods that come or go are not among the endpoints, but serve who still knows them.
+    let known: HashSet<Arc<str>> = found.iter().map(|found| found.pod.clone()).collect();
+    for (name, pod) in pods.select(&key.0, selector) {
+        let address = pod.ips.first().filter(|_| !known.contains(name));
+        let Some((ip, target)) = address.zip(port.target.on(pod)) else {
+            continue;
+        };
+        found.push(Endpoint {
+            address: SocketAddr::new(*ip, target),
+            account: ServiceAccount::new(key.0.clone(), pod.account.clone()),
+            pod: name.clone(),
+            hostname: pod.hostname_below(&key.1),
+            ready: false,
+        });
+    }
     Some(ServicePort {
         port: port.port,
         protocol,
-        target_port: port.target_port,
+        target_port: match port.target {
+            Target::Number(number) => number,
+            Target::Name(_) => port.port,
+        },
         endpoints: found,
     })
+}
+
+impl Target {
+    fn on(&self, pod: &PodFacts) -> Option<u16> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Name(name) => {
+                let named = pod.ports.iter().find(|(known, _)| known == name);
+                named.map(|(_, number)| *number)
+            }
+        }
+    }
 }
