@@ -3,7 +3,7 @@
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -65,16 +65,18 @@ async fn make(client: Client, config: Config, own: Own) -> Result<Next, Failure>
     Ok(Next::Wait)
 }
 
-/// Creates the object, or brings one that is there to the same content.
+/// Creates the object if there is none: most API servers keep their own Service themselves, and theirs is the better one.
 async fn ensure<K>(api: Api<K>, wanted: Value) -> Result<(), kube::Error>
 where
     K: kube::Resource + Clone + serde::Serialize + serde::de::DeserializeOwned + fmt::Debug,
 {
-    let object: K = serde_json::from_value(wanted.clone()).map_err(kube::Error::SerdeError)?;
+    // Asked first, because a taken ClusterIP is refused before a taken name.
+    if api.get_metadata_opt(SERVICE).await?.is_some() {
+        return Ok(());
+    }
+    let object: K = serde_json::from_value(wanted).map_err(kube::Error::SerdeError)?;
     match api.create(&PostParams::default(), &object).await {
-        Err(error) if has_reason(&error, "AlreadyExists") => {
-            api.patch(SERVICE, &PatchParams::default(), &Patch::Merge(wanted)).await.map(drop)
-        }
+        Err(error) if has_reason(&error, "AlreadyExists") => Ok(()),
         other => other.map(drop),
     }
 }

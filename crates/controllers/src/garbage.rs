@@ -191,7 +191,7 @@ impl Shared {
         let Some(object) = api.get_metadata_opt(&node.key.name).await.during(what)? else { return Ok(()) };
         let mut references = object.metadata.owner_references.unwrap_or_default();
         references.retain(|reference| !owners.contains(&reference.uid));
-        let patch = json!({"metadata": {"ownerReferences": references, "resourceVersion": object.metadata.resource_version}});
+        let patch = json!({"metadata": {"ownerReferences": (!references.is_empty()).then_some(references), "resourceVersion": object.metadata.resource_version}});
         gone_is_fine(api.patch(&node.key.name, &PatchParams::default(), &Patch::Merge(patch)).await).during(what).map(drop)
     }
 

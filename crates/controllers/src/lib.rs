@@ -42,7 +42,7 @@ use self::watch::{Store, follow};
 pub struct Config {
     /// Certificate of the cluster's authority (PEM): content of ConfigMap `kube-root-ca.crt` in every namespace.
     pub root_ca_pem: String,
-    /// ClusterIP of the Service `kubernetes` in namespace `default`, the primary one first; none: another keeps it.
+    /// ClusterIP of the Service `kubernetes` in namespace `default`, the primary one first: made if the server has made none.
     pub api_service_ips: Vec<IpAddr>,
     /// Where that Service leads: addresses and port at which pods reach the API server.
     pub api_endpoints: Vec<SocketAddr>,

@@ -68,7 +68,7 @@ pub(crate) fn adoption<O: Resource<DynamicType = ()>, K: Resource>(owner: &O, ob
 pub(crate) fn release<K: Resource>(uid: &str, object: &K) -> serde_json::Value {
     let mut references = object.meta().owner_references.clone().unwrap_or_default();
     references.retain(|reference| reference.uid != uid);
-    serde_json::json!({"metadata": {"ownerReferences": references, "resourceVersion": object.meta().resource_version}})
+    serde_json::json!({"metadata": {"ownerReferences": (!references.is_empty()).then_some(references), "resourceVersion": object.meta().resource_version}})
 }
 
 #[cfg(test)]

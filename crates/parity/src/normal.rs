@@ -37,11 +37,18 @@ fn object(map: &Map<String, Value>) -> Value {
         let stand_in = match (key.as_str(), value) {
             ("managedFields" | "selfLink", _) => continue,
             // Written by servers before 1.34 where nothing is set; absent and null are the same to every client.
-            ("creationTimestamp" | "object", Value::Null) => continue,
+            ("creationTimestamp" | "object" | "boundObjectRef", Value::Null) => continue,
             ("resourceVersion", Value::String(text)) if !text.is_empty() => Some("<version>".to_owned()),
             ("continue", Value::String(text)) if !text.is_empty() => Some("<continue>".to_owned()),
             ("nodePort", _) => Some("<port>".to_owned()),
             ("name", _) if generated.is_some() => generated.map(|prefix| format!("{prefix}<random>")),
+            // A set, in whatever order.
+            ("verbs", Value::Array(verbs)) => {
+                let mut verbs = verbs.clone();
+                verbs.sort_by_key(Value::to_string);
+                result.insert(key.clone(), Value::Array(verbs));
+                continue;
+            }
             // The columns of a table: an age is a small number with a unit.
             ("cells", Value::Array(cells)) => {
                 result.insert(key.clone(), Value::Array(cells.iter().map(cell).collect()));

@@ -20,6 +20,8 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const BY_SELECTOR: &str = "endpointslice-controller.k8s.io";
 /// Slices that repeat Endpoints a user wrote.
 const BY_HAND: &str = "endpointslicemirroring-controller.k8s.io";
+/// Label of Endpoints that are not to be repeated: their author makes the slices too.
+const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Kubernetes' default of `--max-endpoints-per-slice`.
 const MOST: usize = 100;
 
@@ -36,7 +38,8 @@ pub(super) fn slices(service: &Service, pods: &[Arc<Pod>], manual: Option<&Endpo
         return Vec::new();
     }
     if spec.selector.is_none() {
-        let subsets = manual.and_then(|endpoints| endpoints.subsets.as_ref());
+        let repeated = manual.filter(|endpoints| endpoints.labels().get(SKIP_MIRROR).is_none_or(|skip| skip != "true"));
+        let subsets = repeated.and_then(|endpoints| endpoints.subsets.as_ref());
         return subsets.map(|subsets| mirrored(service, subsets)).unwrap_or_default();
     }
     let families = families(service);
@@ -190,5 +193,9 @@ mod tests {
         .unwrap();
         let families: Vec<_> = slices(&service, &[], Some(&manual)).into_iter().map(|slice| slice.address_type).collect();
         assert_eq!(families, ["IPv4", "IPv6"]);
+
+        let mut skipped = manual.clone();
+        skipped.metadata.labels = Some([(SKIP_MIRROR.to_owned(), "true".to_owned())].into());
+        assert_eq!(slices(&service, &[], Some(&skipped)), []);
     }
 }
