@@ -30,6 +30,11 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Runs `osm bootstrap` until SIGTERM.
 pub async fn bootstrap(args: BootstrapArgs) -> anyhow::Result<()> {
     let program = Program::start(&args.common).await?;
+    program.clone().run(start(program, args)).await
+}
+
+/// Starts everything; it runs until the program ends.
+async fn start(program: Program, args: BootstrapArgs) -> anyhow::Result<()> {
     let ready = Ready::default();
     let common = &args.common;
     program.spawn(
@@ -62,7 +67,7 @@ pub async fn bootstrap(args: BootstrapArgs) -> anyhow::Result<()> {
     retrying(&place, async || mesh_config(&program.client, &args).await).await?;
     ready.set();
     tracing::info!("osm-bootstrap is ready");
-    program.wait().await
+    Ok(())
 }
 
 async fn retrying<T>(

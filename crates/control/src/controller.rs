@@ -40,6 +40,11 @@ const STREAMS_PER_CONNECTION: u32 = 16;
 /// Runs `osm controller` until SIGTERM.
 pub async fn controller(args: ControllerArgs) -> anyhow::Result<()> {
     let program = Program::start(&args.common).await?;
+    program.clone().run(start(program, args)).await
+}
+
+/// Starts everything; it runs until the program ends.
+async fn start(program: Program, args: ControllerArgs) -> anyhow::Result<()> {
     let common = args.common.clone();
     let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
     program.spawn(
@@ -78,7 +83,7 @@ pub async fn controller(args: ControllerArgs) -> anyhow::Result<()> {
     };
     program.spawn("discovery", discovery.serve(listener));
     tracing::info!(mesh = common.mesh_name, "osm-controller is up");
-    program.wait().await
+    Ok(())
 }
 
 fn discovery_leaf(authority: &Authority, args: &CommonArgs) -> Result<Leaf, ca::Error> {

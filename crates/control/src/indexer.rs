@@ -34,6 +34,32 @@ pub(crate) struct Indexer {
     metrics: Arc<Metrics>,
 }
 
+/// Changes that came closely one after the other and make one world.
+struct Burst {
+    first: Instant,
+    last: Instant,
+}
+
+// === impl Burst ===
+
+impl Burst {
+    fn new(now: Instant) -> Self {
+        Self {
+            first: now,
+            last: now,
+        }
+    }
+
+    fn note(&mut self, now: Instant) {
+        self.last = now;
+    }
+
+    /// When the world is to be made, unless another change comes before.
+    fn due(&self) -> Instant {
+        (self.last + QUIET).min(self.first + LONGEST_DELAY)
+    }
+}
+
 // === impl Indexer ===
 
 impl Indexer {
@@ -71,15 +97,14 @@ impl Indexer {
             if !self.take(change) {
                 continue;
             }
-            let latest = Instant::now() + LONGEST_DELAY;
-            let mut quiet = Instant::now() + QUIET;
+            let mut burst = Burst::new(Instant::now());
             loop {
                 tokio::select! {
                     change = changes.recv() => match change {
-                        Some(change) => if self.take(change) { quiet = Instant::now() + QUIET },
+                        Some(change) => if self.take(change) { burst.note(Instant::now()) },
                         None => return Ok(()),
                     },
-                    () = tokio::time::sleep_until(quiet.min(latest)) => break,
+                    () = tokio::time::sleep_until(burst.due()) => break,
                 }
             }
             if self.unlisted.is_empty() {
@@ -155,5 +180,66 @@ impl Indexer {
             tracing::warn!("{problem}");
         }
         self.problems = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use k8s_openapi::api::core::v1::Namespace;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: CommonArgs,
+    }
+
+    fn namespace(name: &str) -> Change {
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some(name.to_owned());
+        Change::Apply(namespace.into())
+    }
+
+    #[test]
+    fn a_world_is_due_when_it_is_quiet_and_never_later_than_the_longest_delay() {
+        let start = Instant::now();
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        for (changes, due) in [
+            (&[] as &[u64], 50),
+            (&[10], 60),
+            (&[40, 80, 120], 170),
+            (&[40, 80, 120, 160, 200, 240], 290),
+            (&[40, 80, 120, 160, 200, 240, 280], 300),
+        ] {
+            let mut burst = Burst::new(start);
+            changes.iter().for_each(|millis| burst.note(at(*millis)));
+            assert_eq!(burst.due(), at(due), "{changes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_world_needs_every_kind() {
+        let args = Program::parse_from(["x"]).args;
+        let (ready, metrics) = (Ready::default(), Arc::new(Metrics::default()));
+        let mut indexer = Indexer::new(&args, LogLevel::default(), ready.clone(), metrics);
+        let (last, others) = KINDS.split_last().unwrap();
+        for kind in others {
+            assert!(indexer.take(Change::Listed(*kind)));
+            assert!(!indexer.unlisted.is_empty());
+        }
+        assert!(indexer.take(namespace("a")));
+        assert!(!indexer.take(namespace("a")), "nothing changed");
+
+        let (sender, changes) = mpsc::channel(64);
+        let (publish, mut worlds) = watch::channel(None);
+        let running = tokio::spawn(indexer.run(changes, publish));
+        assert!(!ready.is_set());
+        sender.send(Change::Listed(*last)).await.unwrap();
+        worlds.changed().await.unwrap();
+        assert!(ready.is_set() && worlds.borrow_and_update().is_some());
+        drop(sender);
+        running.await.unwrap().unwrap();
     }
 }

@@ -191,3 +191,68 @@ fn key<K: Resource>(object: &K) -> Key {
         meta.name.clone().unwrap_or_default(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fake_api;
+
+    fn pod(name: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "namespace": "n", "resourceVersion": "5" },
+            "spec": { "containers": [] },
+        })
+    }
+
+    fn list(names: &[&str]) -> Value {
+        let items: Vec<Value> = names.iter().map(|name| pod(name)).collect();
+        json!({ "apiVersion": "v1", "kind": "PodList", "metadata": { "resourceVersion": "9" }, "items": items })
+    }
+
+    fn describe(change: &Change) -> String {
+        match change {
+            Change::Apply(Object::Pod(pod)) => {
+                format!("+{}", pod.metadata.name.as_deref().unwrap_or_default())
+            }
+            Change::Remove(Kind::Pod, namespace, name) => format!("-{namespace}/{name}"),
+            Change::Listed(Kind::Pod) => "listed".into(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_vanished_while_the_watch_was_broken_is_removed() {
+        let event = |kind: &str, object: Value| json!({ "type": kind, "object": object });
+        let gone = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "too old resource version", "reason": "Expired", "code": 410 });
+        let (client, _) = fake_api::client(move |number, _| {
+            let lines = match number {
+                0 => vec![list(&["a", "b"])],
+                1 => vec![
+                    event("ADDED", pod("c")),
+                    event("DELETED", pod("a")),
+                    event("ERROR", gone.clone()),
+                ],
+                2 => vec![list(&["c"])],
+                _ => vec![],
+            };
+            (200, lines)
+        });
+        let (sender, mut changes) = mpsc::channel(64);
+        let watching = tokio::spawn(async move {
+            inform::<Pod>(Kind::Pod, Api::all(client), sender, &Metrics::default()).await;
+        });
+        let mut seen = Vec::new();
+        while seen.iter().filter(|change| *change == "listed").count() < 2 {
+            let change = tokio::time::timeout(Duration::from_secs(10), changes.recv()).await;
+            seen.push(describe(&change.expect("no change").unwrap()));
+        }
+        watching.abort();
+        assert_eq!(
+            seen,
+            ["+a", "+b", "listed", "+c", "-n/a", "+c", "-n/b", "listed"]
+        );
+    }
+}

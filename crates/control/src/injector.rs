@@ -22,6 +22,11 @@ const READ_DEADLINE: Duration = Duration::from_secs(5);
 /// Runs `osm injector` until SIGTERM.
 pub async fn injector(args: InjectorArgs) -> anyhow::Result<()> {
     let program = Program::start(&args.common).await?;
+    program.clone().run(start(program, args)).await
+}
+
+/// Starts everything; it runs until the program ends.
+async fn start(program: Program, args: InjectorArgs) -> anyhow::Result<()> {
     let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
     let common = args.common.clone();
     program.spawn(
@@ -87,7 +92,7 @@ pub async fn injector(args: InjectorArgs) -> anyhow::Result<()> {
         .context("MutatingWebhookConfiguration")?;
     ready.set();
     tracing::info!(webhook = name, "osm-injector is ready");
-    program.wait().await
+    Ok(())
 }
 
 /// Decides about pods.

@@ -13,6 +13,8 @@ mod bootstrap;
 mod controller;
 #[cfg(test)]
 mod discovery_tests;
+#[cfg(test)]
+mod fake_api;
 mod http;
 mod indexer;
 mod inform;

@@ -1,5 +1,7 @@
 //! What every program of the control plane starts with: cryptography, log, API client, end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,7 +19,8 @@ use crate::CommonArgs;
 /// How long tasks may take to end after the signal; the kubelet kills after 30 s.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A running program: its client, its tasks and the signal that ends them.
+/// A running program: its client, its tasks and the signal that ends them. Clones are the same program.
+#[derive(Clone)]
 pub(crate) struct Program {
     /// Client of the Kubernetes API.
     pub(crate) client: Client,
@@ -27,10 +30,12 @@ pub(crate) struct Program {
     pub(crate) tasks: TaskTracker,
     /// Changes the log level.
     pub(crate) log: LogLevel,
+    /// A task failed: the program ends with an error.
+    failed: Arc<AtomicBool>,
 }
 
 /// Changes the level of the log while the program runs.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct LogLevel(Option<reload::Handle<Targets, Registry>>);
 
 // === impl Program ===
@@ -62,6 +67,7 @@ impl Program {
             stop,
             tasks,
             log,
+            failed: Arc::new(AtomicBool::new(false)),
         })
     }
 
@@ -70,20 +76,31 @@ impl Program {
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
-        let stop = self.stop.clone();
+        let (stop, failed) = (self.stop.clone(), self.failed.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = task.await {
-                tracing::error!(error = format!("{error:#}"), "{what} failed");
-            } else if !stop.is_cancelled() {
-                tracing::error!("{what} ended");
+            match task.await {
+                Err(error) => tracing::error!(error = format!("{error:#}"), "{what} failed"),
+                Ok(()) if stop.is_cancelled() => return,
+                Ok(()) => tracing::error!("{what} ended"),
             }
+            failed.store(true, Ordering::Release);
             stop.cancel();
         });
     }
 
-    /// Waits for the end and gives the tasks time to finish.
-    pub(crate) async fn wait(self) -> anyhow::Result<()> {
-        self.stop.cancelled().await;
+    /// Runs the program's own start, then waits for the end and gives the tasks time to finish.
+    pub(crate) async fn run(
+        self,
+        start: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        tokio::select! {
+            started = start => {
+                started?;
+                self.stop.cancelled().await;
+            }
+            // A signal, or a failed task, while starting.
+            () = self.stop.cancelled() => {}
+        }
         self.tasks.close();
         if tokio::time::timeout(SHUTDOWN_DEADLINE, self.tasks.wait())
             .await
@@ -91,6 +108,10 @@ impl Program {
         {
             tracing::warn!("tasks are still running after {SHUTDOWN_DEADLINE:?}, ending anyway");
         }
+        anyhow::ensure!(
+            !self.failed.load(Ordering::Acquire),
+            "a part of the program failed, see the log"
+        );
         Ok(())
     }
 }

@@ -113,3 +113,66 @@ fn secret(authority: &Authority, args: &CommonArgs) -> Secret {
     secret.metadata.labels = Some(args.labels());
     secret
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fake_api::{self, failure};
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: CommonArgs,
+    }
+
+    fn args() -> CommonArgs {
+        Program::parse_from(["x"]).args
+    }
+
+    fn stored(authority: &Authority) -> Value {
+        serde_json::to_value(secret(authority, &args())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_loser_of_a_race_uses_the_winners_root() {
+        let winner = Authority::generate(SystemTime::now()).unwrap();
+        let (secret, pem) = (stored(&winner), winner.certificate_pem().to_owned());
+        let (client, asked) = fake_api::client(move |number, _| match number {
+            0 => failure(404, "NotFound"),
+            1 => failure(409, "AlreadyExists"),
+            _ => (200, vec![secret.clone()]),
+        });
+        let got = load_or_create(&client, &args()).await.unwrap();
+        assert_eq!(got.certificate_pem(), pem);
+        let asked = asked.lock().unwrap().clone();
+        let verbs: Vec<&str> = asked
+            .iter()
+            .filter_map(|what| what.split(' ').next())
+            .collect();
+        assert_eq!(verbs, ["GET", "POST", "GET"]);
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_is_no_root_is_named_with_its_key_and_not_retried() {
+        for (data, message) in [
+            (json!({}), "Secret osm-system/osm-ca-bundle: no data.ca.crt"),
+            (
+                json!({ "ca.crt": "eA==" }),
+                "Secret osm-system/osm-ca-bundle: no data.private.key",
+            ),
+            (
+                json!({ "ca.crt": "eA==", "private.key": "eA==" }),
+                "Secret osm-system/osm-ca-bundle: private key: expected",
+            ),
+        ] {
+            let secret = json!({ "metadata": { "name": "osm-ca-bundle" }, "data": data });
+            let (client, asked) = fake_api::client(move |_, _| (200, vec![secret.clone()]));
+            let error = load_or_create(&client, &args()).await.err().unwrap();
+            assert!(format!("{error:#}").starts_with(message), "{error:#}");
+            assert_eq!(asked.lock().unwrap().len(), 1);
+        }
+    }
+}

@@ -79,8 +79,9 @@ impl Session {
             // Every branch is cancel safe: a lost wait loses nothing, and no request is taken twice.
             tokio::select! {
                 message = incoming.next() => match message {
-                    Some(message) => responses = self.request(message?.1)?,
-                    None => {
+                    Some(Ok((_, request))) => responses = self.request(request)?,
+                    // Closed, or the connection broke: either way the proxy is gone.
+                    None | Some(Err(_)) => {
                         tracing::info!(uuid = self.uuid, "proxy disconnected");
                         return Ok(());
                     }
