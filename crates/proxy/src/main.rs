@@ -1,3 +1,111 @@
-//! The sidecar proxy: driven by Envoy's xDS v3 over ADS, it knows no Kubernetes
+//! `osm-proxy`: the sidecar (`run`), the pod's interception rules (`init`), its health (`healthcheck`).
 
-fn main() {}
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use proxy::config::support;
+use proxy::settings::Settings;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// The sidecar proxy of the mesh.
+#[derive(Debug, Parser)]
+#[command(name = "osm-proxy", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves the pod's traffic.
+    Run(Box<Settings>),
+    /// Puts the pod's interception rules in place.
+    Init(Box<Init>),
+    /// Exits 0 if the proxy of this pod is ready.
+    Healthcheck {
+        /// Where its administration listens.
+        #[arg(long, env = "OSM_PROXY_ADMIN", default_value = "127.0.0.1:15000")]
+        admin: SocketAddr,
+    },
+    /// Prints which xDS fields are honoured, ignored and refused, as Markdown.
+    #[command(hide = true)]
+    XdsSupport,
+}
+
+#[derive(Debug, Args)]
+struct Init {
+    #[command(flatten)]
+    options: intercept::Options,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse_from(arguments())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, causes included.
+            let _ = writeln!(std::io::stderr(), "osm-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The arguments, with `run` where no command is named.
+fn arguments() -> Vec<std::ffi::OsString> {
+    let mut all: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let first = all.get(1).and_then(|first| first.to_str());
+    let is_command = first.is_some_and(|first| {
+        matches!(first, "run" | "init" | "healthcheck" | "xds-support" | "help" | "--help" | "-h" | "--version" | "-V")
+    });
+    if !is_command {
+        all.insert(1.min(all.len()), "run".into());
+    }
+    all
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Run(settings) => {
+            let set_level = logging(&settings.log_level)?;
+            proxy::run::run(*settings, set_level)
+        }
+        Command::Init(init) => {
+            let backend = intercept::apply(&init.options)?;
+            writeln!(std::io::stdout(), "interception rules are in place ({backend:?})")?;
+            Ok(())
+        }
+        Command::Healthcheck { admin } => healthcheck(admin),
+        Command::XdsSupport => Ok(std::io::stdout().write_all(support::markdown().as_bytes())?),
+    }
+}
+
+/// Logs to standard error: standard output is the access log's.
+fn logging(level: &str) -> anyhow::Result<proxy::run::SetLevel> {
+    let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?}"))?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Ok(Arc::new(move |level: &str| {
+        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    }))
+}
+
+fn healthcheck(admin: SocketAddr) -> anyhow::Result<()> {
+    let limit = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&admin, limit).with_context(|| format!("no proxy at {admin}"))?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.write_all(b"GET /ready HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    let status = answer.lines().next().unwrap_or_default();
+    anyhow::ensure!(status.contains(" 200 "), "not ready: {status}");
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! Clusters: their configuration, their endpoints, and the choice of one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use crate::http::pool::Pools;
+use crate::listener::H2;
+use crate::stats::ClusterStats;
+use crate::tls::{TlsClient, UpstreamTls};
+
+/// A cluster as configured.
+#[derive(Debug)]
+pub struct ClusterConfig {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where its endpoints come from.
+    pub discovery: Discovery,
+    /// How one is chosen.
+    pub policy: LbPolicy,
+    /// For TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// TLS origination.
+    pub tls: Option<UpstreamTls>,
+    /// Which HTTP it is spoken to with.
+    pub http: UpstreamHttp,
+    /// An idle connection is closed after this.
+    pub idle_timeout: Duration,
+    /// Requests on one connection before it is left.
+    pub max_requests_per_connection: Option<u64>,
+}
+
+/// Where a cluster's endpoints come from.
+#[derive(Debug, Clone)]
+pub enum Discovery {
+    /// The configuration itself.
+    Static(Arc<Assignment>),
+    /// EDS, under this name.
+    Eds(Arc<str>),
+    /// DNS: every address of every name is an endpoint.
+    Dns(Arc<Dns>),
+    /// Where the client was going.
+    OriginalDestination,
+}
+
+/// DNS discovery.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Names with ports and weights.
+    pub hosts: Vec<(String, u16, u32)>,
+    /// How often it is asked anew.
+    pub refresh: Duration,
+    /// The record's time to live decides instead.
+    pub respect_ttl: bool,
+    /// Which addresses are taken.
+    pub family: Family,
+}
+
+/// Which addresses of a name are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv6 if there are any, else IPv4 (Envoy's AUTO).
+    PreferV6,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// IPv4 if there are any, else IPv6.
+    PreferV4,
+    /// Both.
+    All,
+}
+
+/// Endpoints as configured.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// Endpoints, addresses already known.
+    pub endpoints: Vec<EndpointConfig>,
+}
+
+/// One endpoint as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its host name, for host rewrites.
+    pub hostname: String,
+    /// Its share, positive.
+    pub weight: u32,
+    /// 0 is used first.
+    pub priority: u32,
+    /// May be used.
+    pub healthy: bool,
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LbPolicy {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The one of two with fewer requests.
+    LeastRequest,
+    /// By lot, by weight.
+    Random,
+}
+
+/// Which HTTP a cluster is spoken to with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamHttp {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2(H2),
+    /// What the client speaks.
+    Downstream(H2),
+}
+
+/// A cluster that serves.
+#[derive(Debug)]
+pub struct Cluster {
+    /// As configured.
+    pub config: Arc<ClusterConfig>,
+    /// TLS origination; absent while its secrets are.
+    pub tls: ArcSwapOption<TlsClient>,
+    /// Its endpoints.
+    pub endpoints: ArcSwap<Endpoints>,
+    /// Endpoints were heard of (a cluster without any answers otherwise than one that waits).
+    pub resolved: AtomicBool,
+    /// Counters.
+    pub stats: Arc<ClusterStats>,
+    turn: AtomicU64,
+    workers: usize,
+}
+
+/// The endpoints of one priority, and all.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    /// All, in order.
+    pub all: Vec<Arc<Endpoint>>,
+    /// Those of the best priority that may be used.
+    usable: Vec<Arc<Endpoint>>,
+    /// Sum of the usable ones' weights; 0 if all weigh the same.
+    uneven_total: u64,
+}
+
+/// An endpoint that serves. Its pools die with it: a removed endpoint drains by itself.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// As configured.
+    pub config: EndpointConfig,
+    /// Requests or connections in flight.
+    pub active: AtomicU32,
+    /// HTTP connections.
+    pub pools: Pools,
+}
+
+/// A unit of load on an endpoint, given back when dropped.
+#[derive(Debug)]
+pub struct Load(Arc<Endpoint>);
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// A cluster without endpoints yet, for this many workers.
+    pub fn new(config: Arc<ClusterConfig>, workers: usize) -> Cluster {
+        Cluster {
+            stats: Arc::new(ClusterStats::default()),
+            config,
+            tls: ArcSwapOption::empty(),
+            endpoints: ArcSwap::default(),
+            resolved: AtomicBool::new(false),
+            turn: AtomicU64::new(0),
+            workers,
+        }
+    }
+
+    /// Replaces the endpoints; those that stay keep their connections and their load.
+    pub fn assign(&self, assignment: &[EndpointConfig]) {
+        let old = self.endpoints.load_full();
+        let all = assignment
+            .iter()
+            .map(|config| match old.all.iter().find(|endpoint| endpoint.config == *config) {
+                Some(endpoint) => endpoint.clone(),
+                None => Arc::new(Endpoint::new(config.clone(), self.workers)),
+            })
+            .collect();
+        self.endpoints.store(Arc::new(Endpoints::new(all)));
+        self.resolved.store(true, Ordering::Release);
+    }
+
+    /// Forgets every pooled connection: TLS has changed.
+    pub fn renew_connections(&self) {
+        let old = self.endpoints.load_full();
+        let all = old.all.iter().map(|e| Arc::new(Endpoint::new(e.config.clone(), self.workers))).collect();
+        self.endpoints.store(Arc::new(Endpoints::new(all)));
+    }
+
+    /// Chooses an endpoint; `roll` is any number, even in distribution.
+    pub fn pick(&self, roll: u64) -> Option<Arc<Endpoint>> {
+        let endpoints = self.endpoints.load();
+        let usable = &endpoints.usable;
+        let count = u64::try_from(usable.len()).ok().filter(|count| *count > 0)?;
+        let at = |number: u64| usable.get(usize::try_from(number % count).unwrap_or(0));
+        let chosen = match self.config.policy {
+            LbPolicy::RoundRobin => endpoints.weighted(self.turn.fetch_add(1, Ordering::Relaxed)),
+            LbPolicy::Random => endpoints.weighted(roll),
+            LbPolicy::LeastRequest => match (at(roll), at(roll >> 32)) {
+                (Some(one), Some(other)) => Some(if one.load() <= other.load() { one } else { other }),
+                (one, other) => one.or(other),
+            },
+        };
+        chosen.cloned()
+    }
+}
+
+// === impl Endpoints ===
+
+impl Endpoints {
+    fn new(all: Vec<Arc<Endpoint>>) -> Endpoints {
+        let best = all.iter().filter(|e| e.config.healthy).map(|e| e.config.priority).min();
+        let usable: Vec<Arc<Endpoint>> =
+            all.iter().filter(|e| e.config.healthy && Some(e.config.priority) == best).cloned().collect();
+        let first = usable.first().map(|e| e.config.weight);
+        let even = usable.iter().all(|e| Some(e.config.weight) == first);
+        let uneven_total = if even { 0 } else { usable.iter().map(|e| u64::from(e.config.weight)).sum() };
+        Endpoints { all, usable, uneven_total }
+    }
+
+    fn weighted(&self, number: u64) -> Option<&Arc<Endpoint>> {
+        let count = u64::try_from(self.usable.len()).ok().filter(|count| *count > 0)?;
+        if self.uneven_total == 0 {
+            return self.usable.get(usize::try_from(number % count).ok()?);
+        }
+        // Strides by a large odd number, so that neighbours in turn are not neighbours in weight.
+        let mut at = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % self.uneven_total;
+        for endpoint in &self.usable {
+            let weight = u64::from(endpoint.config.weight);
+            if at < weight {
+                return Some(endpoint);
+            }
+            at = at.saturating_sub(weight);
+        }
+        self.usable.last()
+    }
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// An endpoint without connections, for this many workers.
+    pub fn new(config: EndpointConfig, workers: usize) -> Endpoint {
+        Endpoint { config, active: AtomicU32::new(0), pools: Pools::new(workers) }
+    }
+
+    /// An endpoint for one connection to an original destination.
+    pub fn original(address: SocketAddr) -> Arc<Endpoint> {
+        let config = EndpointConfig { address, hostname: String::new(), weight: 1, priority: 0, healthy: true };
+        Arc::new(Endpoint::new(config, 1))
+    }
+
+    /// Requests in flight, against the weight.
+    fn load(&self) -> u64 {
+        u64::from(self.active.load(Ordering::Relaxed)).saturating_mul(1 << 16) / u64::from(self.config.weight.max(1))
+    }
+
+    /// Counts one more in flight until the guard is dropped.
+    pub fn enter(self: &Arc<Self>) -> Load {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Load(self.clone())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(policy: LbPolicy) -> Cluster {
+        let config = ClusterConfig {
+            name: "c".into(),
+            discovery: Discovery::OriginalDestination,
+            policy,
+            connect_timeout: Duration::from_secs(1),
+            tls: None,
+            http: UpstreamHttp::Http1,
+            idle_timeout: Duration::from_secs(1),
+            max_requests_per_connection: None,
+        };
+        Cluster::new(Arc::new(config), 1)
+    }
+
+    fn endpoint(port: u16, weight: u32, priority: u32, healthy: bool) -> EndpointConfig {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        EndpointConfig { address, hostname: String::new(), weight, priority, healthy }
+    }
+
+    fn shares(cluster: &Cluster, rounds: u64) -> Vec<(u16, u64)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for roll in 0..rounds {
+            let port = cluster.pick(roll.wrapping_mul(0x1234_5678_9ABC_DEF1)).unwrap().config.address.port();
+            *counts.entry(port).or_insert(0) += 1;
+        }
+        counts.into_iter().collect()
+    }
+
+    #[test]
+    fn round_robin_takes_turns_and_weights_count() {
+        let cluster = cluster(LbPolicy::RoundRobin);
+        assert!(cluster.pick(0).is_none());
+        cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 1, 0, true), endpoint(3, 1, 1, true)]);
+        assert_eq!(shares(&cluster, 10), [(1, 5), (2, 5)], "the second priority rests");
+        cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 3, 0, true)]);
+        let shares = shares(&cluster, 4000);
+        assert!((900..1100).contains(&shares[0].1), "{shares:?}");
+    }
+
+    #[test]
+    fn what_is_unhealthy_is_not_used_and_the_next_priority_steps_in() {
+        let cluster = cluster(LbPolicy::Random);
+        cluster.assign(&[endpoint(1, 1, 0, false), endpoint(2, 1, 1, true)]);
+        assert_eq!(shares(&cluster, 10), [(2, 10)]);
+    }
+
+    #[test]
+    fn least_request_prefers_the_idle_one() {
+        let cluster = cluster(LbPolicy::LeastRequest);
+        cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 1, 0, true)]);
+        let busy = cluster.endpoints.load().all[0].clone();
+        let _load = busy.enter();
+        let picked = (0..64u64).filter(|roll| cluster.pick(roll | (roll + 1) << 32).unwrap().config.address.port() == 2);
+        assert_eq!(picked.count(), 64);
+    }
+
+    #[test]
+    fn endpoints_that_stay_keep_their_load() {
+        let cluster = cluster(LbPolicy::RoundRobin);
+        cluster.assign(&[endpoint(1, 1, 0, true)]);
+        let first = cluster.pick(0).unwrap();
+        cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 1, 0, true)]);
+        assert!(Arc::ptr_eq(&first, &cluster.endpoints.load().all[0]));
+        cluster.assign(&[endpoint(2, 1, 0, true)]);
+        assert_eq!(Arc::strong_count(&first), 1, "a removed endpoint is let go");
+    }
+}

@@ -1,0 +1,235 @@
+//! Listeners and filter chains from protobuf.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use envoy_types::pb::envoy::config::core::v3::{Address, TrafficDirection, TransportSocket, transport_socket};
+use envoy_types::pb::envoy::config::listener::v3 as pb;
+use envoy_types::pb::envoy::extensions::filters::listener::{
+    http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, tls_inspector::v3::TlsInspector,
+};
+use envoy_types::pb::envoy::extensions::filters::network::{
+    http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac, tcp_proxy::v3 as tcp,
+};
+use envoy_types::pb::google::protobuf::Any;
+use tokio::sync::watch;
+
+use super::matching::range;
+use super::{At, Checked, Context, each, extension, flag, http, ip_address, limit, port, rbac, refuse, socket_address, tls};
+use crate::chain::{ChainMatch, ChainTable, SourceKind};
+use crate::listener::{Chain, Direction, Listener, NetworkFilter, Predicate, TcpProxy, Terminal};
+use crate::route::{Edits, Target, WeightedCluster};
+use crate::tls::DownstreamTls;
+
+/// Envoy waits 15 s for inspectors; so long a wait makes server-first protocols unusable, 200 ms do not.
+const INSPECTION_TIMEOUT: Duration = Duration::from_millis(200);
+/// Envoy's default of the TCP proxy's idle timeout.
+const TCP_IDLE: Duration = Duration::from_secs(3600);
+/// For a TLS handshake where the chain sets none.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Linux caps it at `somaxconn`, which is 4096.
+const BACKLOG: u32 = 4096;
+
+pub(super) fn listener(message: pb::Listener, context: &mut Context) -> Checked<Listener> {
+    let mut addresses = vec![address(message.address.as_ref()).at("address")?];
+    addresses.extend(each("additional_addresses", &message.additional_addresses, |additional| {
+        address(additional.address.as_ref()).at("address")
+    })?);
+    let matches = each("filter_chains", &message.filter_chains, |chain| {
+        chain_match(chain.filter_chain_match.as_ref()).at("filter_chain_match")
+    })?;
+    let table = ChainTable::new(matches).or_else(|(one, other)| {
+        refuse(format!("has the same conditions as filter_chains[{one}]")).at(format_args!("filter_chains[{other}]"))
+    })?;
+    let direction = match TrafficDirection::try_from(message.traffic_direction) {
+        Ok(TrafficDirection::Inbound) => Direction::Inbound,
+        Ok(TrafficDirection::Outbound) => Direction::Outbound,
+        _ => Direction::Unspecified,
+    };
+    if message.filter_chains.is_empty() && message.default_filter_chain.is_none() {
+        return refuse("at least one filter chain is needed").at("filter_chains");
+    }
+    let mut listener = Listener {
+        name: message.name.as_str().into(),
+        addresses,
+        backlog: message.tcp_backlog_size.map_or(BACKLOG, |size| size.value),
+        direction,
+        original_destination: flag(message.use_original_dst.as_ref(), false),
+        tls_inspector: None,
+        http_inspector: None,
+        inspection_timeout: limit(message.listener_filters_timeout.as_ref(), Some(INSPECTION_TIMEOUT))
+            .at("listener_filters_timeout")?
+            .unwrap_or(Duration::from_secs(3600)),
+        continue_on_timeout: message.continue_on_listener_filters_timeout,
+        table,
+        chains: each("filter_chains", &message.filter_chains, |message| chain(message, context).map(Arc::new))?,
+        default_chain: match &message.default_filter_chain {
+            Some(message) => Some(Arc::new(chain(message, context).at("default_filter_chain")?)),
+            None => None,
+        },
+    };
+    each("listener_filters", &message.listener_filters, |filter| listener_filter(filter, &mut listener))?;
+    Ok(listener)
+}
+
+fn address(message: Option<&Address>) -> Checked<(SocketAddr, bool)> {
+    let socket = socket_address(message)?;
+    Ok((ip_address(socket).at("socket_address")?, socket.ipv4_compat))
+}
+
+fn listener_filter(message: &pb::ListenerFilter, listener: &mut Listener) -> Checked<()> {
+    let Some(pb::listener_filter::ConfigType::TypedConfig(any)) = &message.config_type else {
+        return refuse("a typed_config is needed").at("typed_config");
+    };
+    let disabled = match &message.filter_disabled {
+        Some(message) => predicate(message).at("filter_disabled")?,
+        None => Predicate::Never,
+    };
+    if extension::<OriginalDst>(any).is_some() {
+        listener.original_destination = true;
+    } else if extension::<TlsInspector>(any).is_some() {
+        listener.tls_inspector = Some(disabled);
+    } else if extension::<HttpInspector>(any).is_some() {
+        listener.http_inspector = Some(disabled);
+    } else {
+        return refuse(format!("{:?} is not supported", any.type_url)).at("typed_config");
+    }
+    Ok(())
+}
+
+fn predicate(message: &pb::ListenerFilterChainMatchPredicate) -> Checked<Predicate> {
+    use pb::listener_filter_chain_match_predicate::Rule;
+    Ok(match &message.rule {
+        Some(Rule::OrMatch(set)) => Predicate::Or(each("or_match.rules", &set.rules, predicate)?),
+        Some(Rule::AndMatch(set)) => Predicate::And(each("and_match.rules", &set.rules, predicate)?),
+        Some(Rule::NotMatch(inner)) => Predicate::Not(Box::new(predicate(inner).at("not_match")?)),
+        Some(Rule::AnyMatch(true)) => Predicate::Always,
+        Some(Rule::AnyMatch(false)) | None => Predicate::Never,
+        Some(Rule::DestinationPortRange(range)) => Predicate::Ports(range.start.into(), range.end.into()),
+    })
+}
+
+fn chain_match(message: Option<&pb::FilterChainMatch>) -> Checked<ChainMatch> {
+    use pb::filter_chain_match::ConnectionSourceType as Source;
+    let Some(message) = message else {
+        return Ok(ChainMatch::default());
+    };
+    let mut ports = each("source_ports", &message.source_ports, |number| port(*number))?;
+    ports.sort_unstable();
+    let server_names = each("server_names", &message.server_names, |name| {
+        let lower = name.to_ascii_lowercase();
+        match lower.strip_prefix('*') {
+            Some(suffix) if suffix.starts_with('.') && !suffix.contains('*') => Ok(suffix.to_owned()),
+            None if !lower.contains('*') => Ok(lower),
+            _ => refuse(format!("{name:?} is neither a name nor *.suffix")),
+        }
+    })?;
+    Ok(ChainMatch {
+        port: message.destination_port.map(|number| port(number.value)).transpose().at("destination_port")?,
+        destinations: each("prefix_ranges", &message.prefix_ranges, range)?,
+        server_names,
+        transport: Some(message.transport_protocol.clone()).filter(|transport| !transport.is_empty()),
+        applications: message.application_protocols.clone(),
+        direct_sources: each("direct_source_prefix_ranges", &message.direct_source_prefix_ranges, range)?,
+        source_kind: match Source::try_from(message.source_type) {
+            Ok(Source::Any) => SourceKind::Any,
+            Ok(Source::SameIpOrLoopback) => SourceKind::Local,
+            Ok(Source::External) => SourceKind::External,
+            Err(_) => return refuse("an unknown source type").at("source_type"),
+        },
+        sources: each("source_prefix_ranges", &message.source_prefix_ranges, range)?,
+        source_ports: ports,
+    })
+}
+
+fn chain(message: &pb::FilterChain, context: &mut Context) -> Checked<Chain> {
+    let tls = message.transport_socket.as_ref().map(|socket| downstream(socket, context));
+    let Some((last, first)) = message.filters.split_last() else {
+        return refuse("at least one filter is needed").at("filters");
+    };
+    let position = first.len();
+    Ok(Chain {
+        name: message.name.as_str().into(),
+        source: message.clone(),
+        tls: tls.transpose().at("transport_socket.typed_config")?,
+        tls_server: ArcSwapOption::empty(),
+        handshake_timeout: limit(message.transport_socket_connect_timeout.as_ref(), Some(HANDSHAKE))
+            .at("transport_socket_connect_timeout")?
+            .unwrap_or(HANDSHAKE),
+        filters: each("filters", first, |filter| network_filter(typed(filter)?).at("typed_config"))?,
+        terminal: typed(last)
+            .and_then(|any| terminal(any, context).at("typed_config"))
+            .at(format_args!("filters[{position}]"))?,
+        drain: watch::Sender::new(false),
+    })
+}
+
+fn typed(filter: &pb::Filter) -> Checked<&Any> {
+    match &filter.config_type {
+        Some(pb::filter::ConfigType::TypedConfig(any)) => Ok(any),
+        _ => refuse("a typed_config is needed").at("typed_config"),
+    }
+}
+
+fn downstream(socket: &TransportSocket, context: &mut Context) -> Checked<DownstreamTls> {
+    let Some(transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
+        return refuse("a DownstreamTlsContext is needed");
+    };
+    match extension(any) {
+        Some(message) => tls::downstream(&message?, context),
+        None => refuse(format!("{:?} is not supported", any.type_url)),
+    }
+}
+
+fn network_filter(any: &Any) -> Checked<NetworkFilter> {
+    match extension::<NetworkRbac>(any) {
+        Some(message) => {
+            let message = message?;
+            match &message.rules {
+                Some(rules) => Ok(NetworkFilter::Rbac(rbac::rbac(rules).at("rules")?)),
+                None => refuse("rules are needed").at("rules"),
+            }
+        }
+        None => refuse(format!("{:?} cannot stand before the last filter", any.type_url)),
+    }
+}
+
+fn terminal(any: &Any, context: &mut Context) -> Checked<Terminal> {
+    if let Some(message) = extension::<tcp::TcpProxy>(any) {
+        return Ok(Terminal::Tcp(tcp_proxy(&message?)?));
+    }
+    match extension::<HttpConnectionManager>(any) {
+        Some(message) => Ok(Terminal::Http(Box::new(http::manager(&message?, context)?))),
+        None => refuse(format!("{:?} cannot be the last filter", any.type_url)),
+    }
+}
+
+fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
+    let target = match &message.cluster_specifier {
+        Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(name)) => Target::Cluster(name.as_str().into()),
+        Some(tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(list)) => {
+            let clusters: Vec<WeightedCluster> = list
+                .clusters
+                .iter()
+                .map(|cluster| WeightedCluster {
+                    name: cluster.name.as_str().into(),
+                    weight: cluster.weight,
+                    edits: Edits::default(),
+                })
+                .collect();
+            let total = clusters.iter().try_fold(0u32, |sum, cluster| sum.checked_add(cluster.weight));
+            match total {
+                Some(total) if total > 0 => Target::Weighted { total, clusters },
+                _ => return refuse("the weights must sum to a positive 32-bit number").at("weighted_clusters"),
+            }
+        }
+        None => return refuse("cluster or weighted_clusters is needed"),
+    };
+    Ok(TcpProxy {
+        target,
+        idle_timeout: limit(message.idle_timeout.as_ref(), Some(TCP_IDLE)).at("idle_timeout")?,
+        connect_attempts: message.max_connect_attempts.map_or(1, |attempts| attempts.value.clamp(1, 10)),
+    })
+}

@@ -1,0 +1,130 @@
+//! Clusters and endpoints.
+
+use super::message;
+use super::common::{ADDRESS, COMMON_HTTP, HTTP1, HTTP2};
+use super::tls::{UPSTREAM_SOCKET};
+
+message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
+    1 name: take,
+    2 type: take,
+    3 eds_cluster_config: into EDS_CONFIG,
+    4 connect_timeout: take,
+    5 per_connection_buffer_limit_bytes: ignore "copy buffers are bounded by the proxy",
+    6 lb_policy: take,
+    8 health_checks: refuse,
+    9 max_requests_per_connection: take,
+    10 circuit_breakers: refuse,
+    13 http_protocol_options: into HTTP1,
+    14 http2_protocol_options: into HTTP2,
+    16 dns_refresh_rate: take,
+    17 dns_lookup_family: take,
+    18 dns_resolvers: refuse,
+    19 outlier_detection: refuse,
+    20 cleanup_interval: ignore "connections to original destinations are not pooled",
+    21 upstream_bind_config: refuse,
+    22 lb_subset_config: refuse,
+    23 ring_hash_lb_config: refuse,
+    24 transport_socket: into UPSTREAM_SOCKET,
+    25 metadata: ignore "kept as provenance",
+    26 protocol_selection: take,
+    27 common_lb_config: ignore "panic and locality settings: one priority, no health checks yet",
+    28 alt_stat_name: ignore "names of statistics are our own",
+    29 common_http_protocol_options: into COMMON_HTTP,
+    30 upstream_connection_options: ignore "keep-alive is always on",
+    31 close_connections_on_host_health_failure: ignore "no health checks yet",
+    32 ignore_health_on_host_removal: ignore "a removed endpoint is left at once",
+    33 load_assignment: into CLUSTER_LOAD_ASSIGNMENT,
+    34 original_dst_lb_config: zero "only the original destination",
+    36 typed_extension_protocol_options: map UPSTREAM_HTTP,
+    37 least_request_lb_config: ignore "two choices",
+    38 cluster_type: refuse,
+    39 respect_dns_ttl: take,
+    40 filters: refuse,
+    41 load_balancing_policy: refuse,
+    42 lrs_server: refuse,
+    43 transport_socket_matches: refuse,
+    44 dns_failure_refresh_rate: ignore "one second, doubling to thirty",
+    45 use_tcp_for_dns_lookups: refuse,
+    46 upstream_http_protocol_options: refuse,
+    47 track_timeout_budgets: refuse,
+    48 upstream_config: refuse,
+    49 track_cluster_stats: refuse,
+    50 preconnect_policy: refuse,
+    51 connection_pool_per_downstream_connection: refuse,
+    52 maglev_lb_config: refuse,
+    53 dns_resolution_config: refuse,
+    54 wait_for_warm_on_init: ignore "always warmed",
+    55 typed_dns_resolver_config: refuse,
+    56 round_robin_lb_config: ignore "plain round robin",
+    57 lrs_report_endpoint_metrics: refuse,
+    58 dns_jitter: refuse,
+    59 transport_socket_matcher: refuse,
+    60 per_connection_buffer_high_watermark_timeout: refuse,
+    61 stats_matcher: refuse,
+    62 queuing_policies: refuse,
+});
+
+message!(EDS_CONFIG, "envoy.config.cluster.v3.Cluster.EdsClusterConfig", {
+    1 eds_config: ignore "always ADS",
+    2 service_name: take,
+});
+
+message!(CLUSTER_LOAD_ASSIGNMENT, "envoy.config.endpoint.v3.ClusterLoadAssignment", {
+    1 cluster_name: take,
+    2 endpoints: each LOCALITY_ENDPOINTS,
+    4 policy: ignore "no overprovisioning",
+    5 named_endpoints: refuse,
+});
+
+message!(LOCALITY_ENDPOINTS, "envoy.config.endpoint.v3.LocalityLbEndpoints", {
+    1 locality: ignore "localities are not preferred yet",
+    2 lb_endpoints: each LB_ENDPOINT,
+    3 load_balancing_weight: ignore "endpoints weigh by themselves",
+    5 priority: take,
+    6 proximity: ignore "unused",
+    7 load_balancer_endpoints: refuse,
+    8 leds_cluster_locality_config: refuse,
+    9 metadata: ignore "kept as provenance",
+});
+
+message!(LB_ENDPOINT, "envoy.config.endpoint.v3.LbEndpoint", {
+    1 endpoint: into ENDPOINT,
+    2 health_status: take,
+    3 metadata: ignore "kept as provenance",
+    4 load_balancing_weight: take,
+    5 endpoint_name: refuse,
+});
+
+message!(ENDPOINT, "envoy.config.endpoint.v3.Endpoint", {
+    1 address: into ADDRESS,
+    2 health_check_config: ignore "not checked actively yet",
+    3 hostname: take,
+    4 additional_addresses: refuse,
+    5 observability_name: refuse,
+});
+
+message!(UPSTREAM_HTTP, "envoy.extensions.upstreams.http.v3.HttpProtocolOptions", {
+    1 common_http_protocol_options: into COMMON_HTTP,
+    2 upstream_http_protocol_options: refuse,
+    3 explicit_http_config: into EXPLICIT_HTTP,
+    4 use_downstream_protocol_config: into USE_DOWNSTREAM,
+    5 auto_config: refuse,
+    6 http_filters: refuse,
+    7 header_validation_config: refuse,
+    8 outlier_detection: refuse,
+    9 request_mirror_policies: refuse,
+    10 hash_policy: refuse,
+    11 retry_policy: refuse,
+});
+
+message!(EXPLICIT_HTTP, "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig", {
+    1 http_protocol_options: into HTTP1,
+    2 http2_protocol_options: into HTTP2,
+    3 http3_protocol_options: refuse,
+});
+
+message!(USE_DOWNSTREAM, "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig", {
+    1 http_protocol_options: into HTTP1,
+    2 http2_protocol_options: into HTTP2,
+    3 http3_protocol_options: refuse,
+});

@@ -1,0 +1,191 @@
+//! TLS contexts and secrets from protobuf.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::DataSource;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use rustls::RootCertStore;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use xds::client::Kind;
+
+use super::matching::string;
+use super::route::data;
+use super::{At, Checked, Context, each, flag, refuse};
+use crate::tls::{
+    CertificateSource, DownstreamTls, NameKind, NameMatch, SUITES, Secret, TlsContext, UpstreamTls, Validation,
+    ValidationSource,
+};
+
+pub(super) fn downstream(message: &pb::DownstreamTlsContext, context: &mut Context) -> Checked<DownstreamTls> {
+    use pb::downstream_tls_context::SessionTicketKeysType;
+    let common = common(message.common_tls_context.as_ref(), context).at("common_tls_context")?;
+    if matches!(common.certificate, CertificateSource::None) {
+        return refuse("a server needs a certificate").at("common_tls_context.tls_certificates");
+    }
+    let require_client_certificate = flag(message.require_client_certificate.as_ref(), false);
+    if require_client_certificate && matches!(common.validation, ValidationSource::None) {
+        return refuse("a validation context is needed: without one nobody would be trusted")
+            .at("common_tls_context.validation_context");
+    }
+    let stateless_off = matches!(
+        message.session_ticket_keys_type,
+        Some(SessionTicketKeysType::DisableStatelessSessionResumption(true))
+    );
+    Ok(DownstreamTls {
+        common,
+        require_client_certificate,
+        require_sni: flag(message.require_sni.as_ref(), false),
+        resumption: !(message.disable_stateful_session_resumption && stateless_off),
+    })
+}
+
+pub(super) fn upstream(message: &pb::UpstreamTlsContext, context: &mut Context) -> Checked<UpstreamTls> {
+    let common = common(message.common_tls_context.as_ref(), context).at("common_tls_context")?;
+    if matches!(common.validation, ValidationSource::None) {
+        return refuse("a validation context is needed: an upstream nobody verifies is nobody's")
+            .at("common_tls_context.validation_context");
+    }
+    Ok(UpstreamTls { common, sni: message.sni.clone() })
+}
+
+fn common(message: Option<&pb::CommonTlsContext>, context: &mut Context) -> Checked<TlsContext> {
+    let default = pb::CommonTlsContext::default();
+    let message = message.unwrap_or(&default);
+    let (tls12, tls13, ciphers) = parameters(message.tls_params.as_ref()).at("tls_params")?;
+    Ok(TlsContext {
+        tls12,
+        tls13,
+        ciphers,
+        alpn: message.alpn_protocols.clone(),
+        certificate: certificate(message, context)?,
+        validation: validation_source(message, context)?,
+    })
+}
+
+fn certificate(message: &pb::CommonTlsContext, context: &mut Context) -> Checked<CertificateSource> {
+    match (message.tls_certificates.as_slice(), message.tls_certificate_sds_secret_configs.as_slice()) {
+        ([], []) => Ok(CertificateSource::None),
+        ([certificate], []) => Ok(CertificateSource::Inline(certified(certificate).at("tls_certificates[0]")?)),
+        ([], [secret]) if *secret.name == *context.own_certificate => Ok(CertificateSource::Own),
+        ([], [secret]) => Ok(CertificateSource::Secret(context.needs(Kind::Secret, &secret.name))),
+        _ => refuse("one certificate is supported").at("tls_certificates"),
+    }
+}
+
+fn validation_source(message: &pb::CommonTlsContext, context: &mut Context) -> Checked<ValidationSource> {
+    use pb::common_tls_context::ValidationContextType as Kinds;
+    Ok(match &message.validation_context_type {
+        None => ValidationSource::None,
+        Some(Kinds::ValidationContext(inline)) => {
+            let checked = validation(inline).at("validation_context")?;
+            if checked.roots.is_none() {
+                return refuse("is needed").at("validation_context.trusted_ca");
+            }
+            ValidationSource::Inline(Arc::new(checked))
+        }
+        Some(Kinds::ValidationContextSdsSecretConfig(secret)) => {
+            ValidationSource::Secret(context.needs(Kind::Secret, &secret.name))
+        }
+        Some(Kinds::CombinedValidationContext(combined)) => {
+            let default = combined.default_validation_context.clone().unwrap_or_default();
+            let default = validation(&default).at("combined_validation_context.default_validation_context")?;
+            let Some(secret) = &combined.validation_context_sds_secret_config else {
+                return refuse("is needed").at("combined_validation_context.validation_context_sds_secret_config");
+            };
+            ValidationSource::Combined(Arc::new(default), context.needs(Kind::Secret, &secret.name))
+        }
+        Some(_) => return refuse("this kind of validation context is not supported"),
+    })
+}
+
+fn parameters(message: Option<&pb::TlsParameters>) -> Checked<(bool, bool, Vec<String>)> {
+    use pb::tls_parameters::TlsProtocol as Version;
+    let Some(message) = message else {
+        return Ok((true, true, Vec::new()));
+    };
+    let version = |number| Version::try_from(number).or_else(|_| refuse("an unknown version"));
+    let lowest = version(message.tls_minimum_protocol_version).at("tls_minimum_protocol_version")?;
+    let highest = version(message.tls_maximum_protocol_version).at("tls_maximum_protocol_version")?;
+    // TLS 1.0 and 1.1 are not spoken: a lower minimum means 1.2, a lower maximum nothing.
+    if matches!(highest, Version::TlSv10 | Version::TlSv11) {
+        return refuse("TLS 1.0 and 1.1 are not spoken").at("tls_maximum_protocol_version");
+    }
+    let tls12 = lowest != Version::TlSv13;
+    let tls13 = highest != Version::TlSv12;
+    if !tls12 && !tls13 {
+        return refuse("is above the maximum").at("tls_minimum_protocol_version");
+    }
+    let known = |name: &String| SUITES.iter().any(|(suite, _)| suite == name);
+    // Envoy's bracketed groups of equal preference are read as their members.
+    let named = message.cipher_suites.iter().flat_map(|name| name.trim_matches(['[', ']']).split('|'));
+    let ciphers: Vec<String> = named.map(str::to_owned).filter(known).collect();
+    if !message.cipher_suites.is_empty() && ciphers.is_empty() && !tls13 {
+        return refuse("none of these suites is supported").at("cipher_suites");
+    }
+    Ok((tls12, tls13, ciphers))
+}
+
+pub(super) fn secret(message: pb::Secret) -> Checked<Secret> {
+    match &message.r#type {
+        Some(pb::secret::Type::TlsCertificate(certificate)) => {
+            Ok(Secret::Certificate(certified(certificate).at("tls_certificate")?))
+        }
+        Some(pb::secret::Type::ValidationContext(context)) => {
+            let checked = validation(context).at("validation_context")?;
+            if checked.roots.is_none() {
+                return refuse("is needed").at("validation_context.trusted_ca");
+            }
+            Ok(Secret::Validation(Arc::new(checked)))
+        }
+        _ => refuse("tls_certificate or validation_context is needed"),
+    }
+}
+
+fn validation(message: &pb::CertificateValidationContext) -> Checked<Validation> {
+    let roots = message.trusted_ca.as_ref().map(roots).transpose().at("trusted_ca")?;
+    let names = each("match_typed_subject_alt_names", &message.match_typed_subject_alt_names, |matcher| {
+        use pb::subject_alt_name_matcher::SanType;
+        let kind = match SanType::try_from(matcher.san_type) {
+            Ok(SanType::Dns) => NameKind::Dns,
+            Ok(SanType::Uri) => NameKind::Uri,
+            Ok(SanType::Email) => NameKind::Email,
+            Ok(SanType::IpAddress) => NameKind::Ip,
+            _ => return refuse("this type of name is not supported").at("san_type"),
+        };
+        match &matcher.matcher {
+            Some(found) => Ok(NameMatch { kind, matcher: string(found).at("matcher")? }),
+            None => refuse("a matcher is needed").at("matcher"),
+        }
+    })?;
+    Ok(Validation { roots, names })
+}
+
+fn roots(source: &DataSource) -> Checked<Arc<RootCertStore>> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(source)? {
+        store.add(certificate).or_else(|error| refuse(format!("not a root certificate: {error}")))?;
+    }
+    if store.is_empty() { refuse("holds no certificate") } else { Ok(Arc::new(store)) }
+}
+
+fn certificates(source: &DataSource) -> Checked<Vec<CertificateDer<'static>>> {
+    let pem = data(source)?;
+    let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    list.or_else(|error| refuse(format!("not PEM certificates: {error}")))
+}
+
+fn certified(message: &pb::TlsCertificate) -> Checked<Arc<CertifiedKey>> {
+    let (Some(chain), Some(key)) = (&message.certificate_chain, &message.private_key) else {
+        return refuse("certificate_chain and private_key are needed");
+    };
+    let chain = certificates(chain).at("certificate_chain")?;
+    // Never quote a key: the error's own text could.
+    let key = PrivateKeyDer::from_pem_slice(&data(key).at("private_key")?)
+        .or_else(|_| refuse("not an unencrypted PEM key").at("private_key"))?;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    CertifiedKey::from_der(chain, key, &provider)
+        .map(Arc::new)
+        .or_else(|error| refuse(format!("the key does not fit the certificate: {error}")))
+}

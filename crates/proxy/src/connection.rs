@@ -1,0 +1,264 @@
+//! The life of a connection: original destination, inspection, chain, TLS, network filters, last filter.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::access::{Line, timestamp};
+use crate::chain::Arrival;
+use crate::inspect::{self, Verdict};
+use crate::listener::{Chain, Listener, NetworkFilter, Terminal};
+use crate::net::{Socket, Stream, canonical, original_destination};
+use crate::rbac::Peer;
+use crate::reason::Reason;
+use crate::stats::ListenerStats;
+use crate::tls::names;
+use crate::worker::Worker;
+use crate::{http, tcp};
+
+/// The first read of an inspector; most ClientHellos and requests fit.
+const FIRST_READ: usize = 2 << 10;
+
+/// A connection that a chain took.
+#[derive(Debug)]
+pub struct Connection {
+    /// As policies see it.
+    pub peer: Peer,
+    /// Where it comes from, with port.
+    pub source: SocketAddr,
+    /// It came over TLS that we terminated.
+    pub is_tls: bool,
+    /// The listener.
+    pub listener: Arc<Listener>,
+    /// The chain.
+    pub chain: Arc<Chain>,
+    /// The listener's counters.
+    pub stats: Arc<ListenerStats>,
+    /// The worker that serves it.
+    pub worker: Worker,
+}
+
+/// Serves one connection to its end.
+pub async fn serve(tcp: TcpStream, source: SocketAddr, listener: Arc<Listener>, stats: Arc<ListenerStats>, worker: Worker) {
+    let source = canonical(source);
+    let Ok(local) = tcp.local_addr().map(canonical) else {
+        return;
+    };
+    let mut socket = Socket::new(tcp);
+    let mut arrival =
+        Arrival { destination: local, source, is_tls: false, server_name: None, applications: Vec::new() };
+    let refused = match prepare(&mut socket, &mut arrival, &listener, local).await {
+        Ok(chain) => {
+            let peer = Peer {
+                destination: arrival.destination,
+                source: source.ip(),
+                names: None,
+                server_name: arrival.server_name,
+            };
+            let is_tls = chain.tls.is_some();
+            let connection = Connection { peer, source, is_tls, listener, chain, stats, worker };
+            return run(socket, connection).await;
+        }
+        Err(reason) => reason,
+    };
+    if refused == Reason::NoFilterChain {
+        stats.no_filter_chain.increment();
+    }
+    log_refusal(refused, &arrival, &listener, &worker);
+}
+
+/// Everything up to the choice of the chain.
+async fn prepare(
+    socket: &mut Socket,
+    arrival: &mut Arrival,
+    listener: &Listener,
+    local: SocketAddr,
+) -> Result<Arc<Chain>, Reason> {
+    if listener.original_destination {
+        // Not redirected, or redirected to ourselves: serving it would be a loop.
+        arrival.destination = original_destination(socket.tcp(), arrival.source.ip())
+            .filter(|destination| *destination != local)
+            .ok_or(Reason::Loop)?;
+    }
+    inspect_within(socket, arrival, listener).await?;
+    match listener.table.find(arrival) {
+        Some(index) => listener.chains.get(index).cloned().ok_or(Reason::NoFilterChain),
+        None => listener.default_chain.clone().ok_or(Reason::NoFilterChain),
+    }
+}
+
+async fn inspect_within(socket: &mut Socket, arrival: &mut Arrival, listener: &Listener) -> Result<(), Reason> {
+    let port = arrival.destination.port();
+    let wants = |inspector: &Option<crate::listener::Predicate>| inspector.as_ref().is_some_and(|off| !off.holds(port));
+    let (tls, http) = (wants(&listener.tls_inspector), wants(&listener.http_inspector));
+    if !tls && !http {
+        return Ok(());
+    }
+    let mut bytes = BytesMut::new();
+    let known = timeout(listener.inspection_timeout, inspect(socket, &mut bytes, arrival, tls, http)).await;
+    socket.replay(bytes.freeze());
+    match known {
+        Ok(()) => Ok(()),
+        Err(_) if listener.continue_on_timeout => Ok(()),
+        Err(_) => Err(Reason::InspectionTimeout),
+    }
+}
+
+/// Reads until the inspectors know, or the client has no more to say. What was read stays in `bytes`.
+async fn inspect(socket: &mut Socket, bytes: &mut BytesMut, arrival: &mut Arrival, tls: bool, http: bool) {
+    let (mut tls, mut http) = (tls, http);
+    bytes.reserve(FIRST_READ);
+    loop {
+        // Cancel-safe: what `read_buf` has read is in the buffer.
+        match socket.read_buf(bytes).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        if tls {
+            match inspect::tls(bytes) {
+                Verdict::Is(hello) => {
+                    arrival.is_tls = true;
+                    arrival.server_name = hello.server_name;
+                    arrival.applications = hello.applications;
+                    return;
+                }
+                Verdict::IsNot => tls = false,
+                Verdict::More => {}
+            }
+        }
+        if http {
+            match inspect::http(bytes) {
+                Verdict::Is(application) => {
+                    arrival.applications = vec![application.to_owned()];
+                    return;
+                }
+                Verdict::IsNot => http = false,
+                Verdict::More => {}
+            }
+        }
+        if !tls && !http {
+            return;
+        }
+    }
+}
+
+/// Everything after the choice of the chain.
+async fn run(socket: Socket, mut connection: Connection) {
+    let chain = connection.chain.clone();
+    let stream = match accept(socket, &mut connection).await {
+        Ok(stream) => stream,
+        Err(reason) => return connection.refuse(reason, None),
+    };
+    for filter in &chain.filters {
+        let NetworkFilter::Rbac(rbac) = filter;
+        let verdict = rbac.decide(&connection.peer, None);
+        if !verdict.allowed {
+            connection.stats.rbac_denied.increment();
+            return connection.refuse(Reason::Denied, verdict.policy);
+        }
+        connection.stats.rbac_allowed.increment();
+    }
+    match &chain.terminal {
+        Terminal::Tcp(proxy) => tcp::serve(stream, &connection, proxy).await,
+        // Boxed: an opaque connection must not carry the size of an HTTP one.
+        Terminal::Http(_) => Box::pin(http::server::serve(stream, Arc::new(connection))).await,
+    }
+}
+
+/// Terminates TLS where the chain wants it, and learns who the client is.
+async fn accept(socket: Socket, connection: &mut Connection) -> Result<Stream, Reason> {
+    let chain = &connection.chain;
+    let Some(settings) = &chain.tls else {
+        return Ok(Stream::Plain(socket));
+    };
+    let server = chain.tls_server.load_full().ok_or(Reason::SecretsMissing)?;
+    let acceptor = TlsAcceptor::from(server.config.clone());
+    let accepted = timeout(chain.handshake_timeout, acceptor.accept(socket)).await;
+    let tls = match accepted {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            connection.stats.handshake_errors.increment();
+            tracing::debug!(chain = %chain.name, source = %connection.source, %error, "TLS handshake failed");
+            return Err(Reason::DownstreamTls);
+        }
+        Err(_) => {
+            connection.stats.handshake_errors.increment();
+            return Err(Reason::DownstreamTls);
+        }
+    };
+    connection.stats.handshakes.increment();
+    let session = tls.get_ref().1;
+    let server_name = session.server_name().map(str::to_ascii_lowercase);
+    if settings.require_sni && server_name.is_none() {
+        return Err(Reason::DownstreamTls);
+    }
+    connection.peer.server_name = server_name.or(connection.peer.server_name.take());
+    // rustls hands certificates out only after its verifier took them.
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
+    connection.peer.names = leaf.and_then(names).and_then(|names| names.principals());
+    Ok(Stream::Server(Box::new(tls)))
+}
+
+impl Connection {
+    /// A log line with what is known of every request of the connection.
+    pub fn line(&self) -> Line {
+        Line {
+            direction: self.listener.direction.as_str(),
+            requested_server_name: self.peer.server_name.clone(),
+            downstream_remote_address: self.source.to_string(),
+            downstream_local_address: self.peer.destination.to_string(),
+            downstream_peer: self.peer.names.as_ref().and_then(|names| names.first().cloned()),
+            response_flags: "-",
+            ..Line::default()
+        }
+    }
+
+    fn refuse(&self, reason: Reason, policy: Option<Arc<str>>) {
+        let row = reason.row();
+        tracing::debug!(chain = %self.chain.name, source = %self.source, reason = row.details, "connection refused");
+        let mut line = self.line();
+        line.start_time = timestamp(SystemTime::now());
+        line.route_name = Some(self.chain.name.clone());
+        line.policy = policy;
+        line.response_flags = row.flag;
+        line.response_code_details = row.details.to_owned();
+        line.blame = Some(row.blame.as_str());
+        self.worker.shared.log.emit(line);
+    }
+}
+
+fn log_refusal(reason: Reason, arrival: &Arrival, listener: &Listener, worker: &Worker) {
+    let row = reason.row();
+    let destination = arrival.destination;
+    tracing::debug!(listener = %listener.name, %destination, reason = row.details, "connection refused");
+    worker.shared.log.emit(Line {
+        start_time: timestamp(SystemTime::now()),
+        direction: listener.direction.as_str(),
+        response_flags: row.flag,
+        response_code_details: row.details.to_owned(),
+        blame: Some(row.blame.as_str()),
+        requested_server_name: arrival.server_name.clone(),
+        downstream_remote_address: arrival.source.to_string(),
+        downstream_local_address: destination.to_string(),
+        ..Line::default()
+    });
+}
+
+/// Reads until it is known whether the client speaks HTTP/2; what was read is put back.
+pub async fn is_http2(stream: &mut Stream) -> std::io::Result<(bool, Bytes)> {
+    let mut bytes = BytesMut::with_capacity(FIRST_READ);
+    loop {
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Ok((false, bytes.freeze()));
+        }
+        if let Some(answer) = inspect::is_http2(&bytes) {
+            return Ok((answer, bytes.freeze()));
+        }
+    }
+}

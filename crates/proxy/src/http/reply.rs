@@ -1,0 +1,125 @@
+//! Replies the proxy makes itself, in HTTP or, to gRPC, in gRPC.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use http::{Response, StatusCode};
+
+use super::body::ReplyBody;
+use super::exchange::Exchange;
+use super::headers::Target;
+use crate::reason::{Reason, grpc_status};
+use crate::route::{Redirect, Route, split, without_port};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// A refusal: its reason, and what it changes of the reason's row.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// Another status than the reason's.
+    pub status: Option<StatusCode>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Refusal {
+        Refusal { reason, status: None }
+    }
+}
+
+/// The reply to a refused request.
+pub fn refusal(refusal: &Refusal, is_grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
+    let row = refusal.reason.row();
+    let status = refusal.status.unwrap_or(row.status);
+    exchange.fail(refusal.reason);
+    text(status, Bytes::from_static(row.body.as_bytes()), is_grpc, exchange)
+}
+
+/// A reply with a text.
+pub fn text(status: StatusCode, body: Bytes, is_grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
+    if is_grpc {
+        return grpc(status, &body, exchange);
+    }
+    exchange.replied(status);
+    let has_body = !body.is_empty();
+    let mut response = Response::new(ReplyBody::Local(Some(body), Box::new(exchange)));
+    *response.status_mut() = status;
+    if has_body {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    response
+}
+
+/// A trailers-only reply.
+fn grpc(status: StatusCode, body: &[u8], mut exchange: Exchange) -> Response<ReplyBody> {
+    exchange.replied(StatusCode::OK);
+    let mut response = Response::new(ReplyBody::Local(None, Box::new(exchange)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(status)));
+    if let Ok(message) = HeaderValue::from_str(&percent_encode(body))
+        && !body.is_empty()
+    {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    response
+}
+
+/// As gRPC encodes its message: printable ASCII but `%` stays.
+fn percent_encode(text: &[u8]) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => out.push(char::from(*byte)),
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+/// The reply of a route that redirects.
+pub fn redirect(
+    action: &Redirect,
+    route: &Route,
+    target: &Target,
+    mut exchange: Exchange,
+) -> Response<ReplyBody> {
+    let (path, query) = split(&target.path_and_query);
+    let new_path = match (&action.path, &action.prefix) {
+        (Some(path), _) => path.clone(),
+        (None, Some(prefix)) => {
+            format!("{prefix}{}", path.get(route.condition.path.matched_length(path)..).unwrap_or_default())
+        }
+        (None, None) => path.to_owned(),
+    };
+    let query = if query.is_empty() || action.strip_query || new_path.contains('?') {
+        String::new()
+    } else {
+        format!("?{query}")
+    };
+    let host = match (&action.host, action.port) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.clone(),
+        (None, Some(port)) => format!("{}:{port}", without_port(&target.authority)),
+        (None, None) => target.authority.clone(),
+    };
+    let scheme = action.scheme.as_deref().unwrap_or(target.scheme);
+    let status = StatusCode::from_u16(action.status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+    exchange.replied(status);
+    exchange.line.response_code_details = "direct_response".to_owned();
+    let mut response = Response::new(ReplyBody::Local(None, Box::new(exchange)));
+    *response.status_mut() = status;
+    if let Ok(location) = HeaderValue::from_str(&format!("{scheme}://{host}{new_path}{query}")) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn grpc_messages_are_percent_encoded() {
+        assert_eq!(super::percent_encode("a %\né".as_bytes()), "a %25%0A%C3%A9");
+    }
+}

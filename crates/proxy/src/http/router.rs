@@ -1,0 +1,390 @@
+//! A request's way: sane, routed, allowed, sent, answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue, SERVER, USER_AGENT};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout};
+
+use super::body::{Limits, ReplyBody, RequestBody};
+use super::exchange::Exchange;
+use super::headers::{Origin, Target, X_REQUEST_ID, edit, sanitize, strip_hop_by_hop, uri};
+use super::pool::{Lease, SendError};
+use super::reply::{self, Refusal};
+use super::server::HttpConnection;
+use super::upgrade;
+use crate::access::{field, milliseconds};
+use crate::cluster::{Cluster, Endpoint, UpstreamHttp};
+use crate::listener::{HttpFilter, HttpManager, RouteSource, ServerHeader};
+use crate::reason::Reason;
+use crate::route::{Action, Edits, Forward, Found, HostRewrite, Route, RouteTable, is_grpc_type, split};
+use crate::upstream::choose;
+use crate::worker::roll;
+
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// A request under way.
+struct Way<'a> {
+    http: &'a Arc<HttpConnection>,
+    manager: &'a HttpManager,
+    parts: Parts,
+    body: Incoming,
+    target: Target,
+    exchange: Exchange,
+}
+
+/// Answers one request.
+pub async fn handle(http: Arc<HttpConnection>, request: Request<Incoming>) -> Response<ReplyBody> {
+    let Some(manager) = http.manager() else {
+        let exchange = Exchange::new(&http);
+        return reply::refusal(&Reason::RouteNotFound.into(), false, exchange);
+    };
+    let mut exchange = Exchange::new(&http);
+    let (mut parts, body) = request.into_parts();
+    describe(&mut exchange, &parts);
+    let connection = &http.connection;
+    let principal = connection.peer.names.as_ref().and_then(|names| names.first()).map(String::as_str);
+    let origin = Origin { source: connection.peer.source, is_tls: connection.is_tls, principal };
+    let is_grpc = parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|value| is_grpc_type(value.as_bytes()));
+    let request_id = parts.headers.get(X_REQUEST_ID).cloned();
+    let mut response = match sanitize(&mut parts, origin, manager) {
+        Err(reason) => reply::refusal(&reason.into(), is_grpc, exchange),
+        Ok(target) => {
+            exchange.line.authority = Some(field(target.authority.as_bytes()));
+            exchange.line.request_id = parts.headers.get(X_REQUEST_ID).map(|id| field(id.as_bytes()));
+            route(Way { http: &http, manager, parts, body, target, exchange }, is_grpc).await
+        }
+    };
+    let headers = response.headers_mut();
+    let absent = !headers.contains_key(SERVER);
+    match manager.server_header {
+        ServerHeader::Overwrite => {
+            headers.insert(SERVER, manager.server_name.clone());
+        }
+        ServerHeader::IfAbsent if absent => {
+            headers.insert(SERVER, manager.server_name.clone());
+        }
+        ServerHeader::IfAbsent | ServerHeader::PassThrough => {}
+    }
+    if manager.request_id_in_response
+        && let Some(id) = request_id
+    {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    response
+}
+
+fn describe(exchange: &mut Exchange, parts: &Parts) {
+    if !exchange.is_logged() {
+        return;
+    }
+    let line = &mut exchange.line;
+    let header = |name: &HeaderName| parts.headers.get(name).map(|value| field(value.as_bytes()));
+    line.method = Some(field(parts.method.as_str().as_bytes()));
+    line.path = parts.uri.path_and_query().map(|path| field(path.as_str().as_bytes()));
+    line.protocol = Some(match parts.version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    });
+    line.user_agent = header(&USER_AGENT);
+    line.x_forwarded_for = header(&X_FORWARDED_FOR);
+}
+
+/// Finds the route, asks the filters, does what the route says.
+async fn route(mut way: Way<'_>, is_grpc: bool) -> Response<ReplyBody> {
+    let table = way.table();
+    let found = {
+        let request = way.target.view(&way.parts.method, &way.parts.headers);
+        table.as_deref().and_then(|table| table.find(&request))
+    };
+    if let Some(found) = &found {
+        way.exchange.line.route_name = Some(found.route.name.clone());
+    }
+    if let Err(reason) = way.filters(table.as_deref(), found) {
+        return reply::refusal(&reason.into(), is_grpc, way.exchange);
+    }
+    let (Some(table), Some(found)) = (&table, found) else {
+        return reply::refusal(&Reason::RouteNotFound.into(), is_grpc, way.exchange);
+    };
+    let levels = [&found.route.edits, &found.host.edits, &table.edits];
+    let mut response = match &found.route.action {
+        Action::Respond(status, body) => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
+            way.exchange.line.response_code_details = "direct_response".to_owned();
+            reply::text(status, body.clone(), is_grpc, way.exchange)
+        }
+        Action::Redirect(action) => reply::redirect(action, found.route, &way.target, way.exchange),
+        Action::Forward(action) => forward(way, action, found.route, levels, is_grpc).await,
+    };
+    for level in levels {
+        edit(response.headers_mut(), &level.response_remove, &level.response_add);
+    }
+    response
+}
+
+impl Way<'_> {
+    fn table(&self) -> Option<Arc<RouteTable>> {
+        match &self.manager.routes {
+            RouteSource::Inline(table) => Some(table.clone()),
+            RouteSource::Named(name) => {
+                self.http.connection.worker.shared.snapshot.load().routes.get(name).cloned()
+            }
+        }
+    }
+
+    /// Runs the filters in order; the most specific override of a route counts.
+    fn filters(&mut self, table: Option<&RouteTable>, found: Option<Found<'_>>) -> Result<(), Reason> {
+        let request = self.target.view(&self.parts.method, &self.parts.headers);
+        let stats = &self.http.connection.stats;
+        let overridden = found
+            .and_then(|found| found.route.rbac.as_ref().or(found.host.rbac.as_ref()))
+            .or_else(|| table.and_then(|table| table.rbac.as_ref()));
+        for filter in &self.manager.filters {
+            let HttpFilter::Rbac { rules, .. } = filter;
+            let Some(rules) = overridden.unwrap_or(rules) else {
+                continue;
+            };
+            let verdict = rules.decide(&self.http.connection.peer, Some(&request));
+            if verdict.allowed {
+                stats.rbac_allowed.increment();
+                continue;
+            }
+            stats.rbac_denied.increment();
+            let policy = verdict.policy.as_deref().unwrap_or("none");
+            self.exchange.line.response_code_details = format!("rbac_access_denied_matched_policy[{policy}]");
+            self.exchange.line.policy = verdict.policy;
+            return Err(Reason::Denied);
+        }
+        Ok(())
+    }
+}
+
+/// Sends the request on and brings the answer back.
+async fn forward(
+    mut way: Way<'_>,
+    action: &Forward,
+    route: &Arc<Route>,
+    levels: [&Edits; 3],
+    is_grpc: bool,
+) -> Response<ReplyBody> {
+    if let Some(protocol) = &way.target.upgrade
+        && !upgrade::is_allowed(protocol, action, way.manager)
+    {
+        return reply::refusal(&Reason::UpgradeForbidden.into(), is_grpc, way.exchange);
+    }
+    let (cluster, endpoint, edits) = match way.choose(action) {
+        Ok(chosen) => chosen,
+        Err(refused) => return reply::refusal(&refused, is_grpc, way.exchange),
+    };
+    way.exchange.line.upstream_host = Some(endpoint.config.address.to_string());
+    way.exchange.upstream(cluster.clone(), endpoint.enter());
+    for level in edits.into_iter().chain(levels) {
+        edit(&mut way.parts.headers, &level.request_remove, &level.request_add);
+    }
+    if let Err(reason) = way.rewrite(action, route, &endpoint) {
+        return reply::refusal(&reason.into(), is_grpc, way.exchange);
+    }
+    let timeout = action.timeout;
+    let idle = match action.idle_timeout {
+        Some(idle) => Some(idle).filter(|idle| !idle.is_zero()),
+        None => way.manager.stream_idle_timeout,
+    };
+    let mut response = if way.target.upgrade.is_some() {
+        upgrade::forward(way.into_upgrade(), &cluster, &endpoint, timeout, is_grpc).await
+    } else {
+        exchange(way, &cluster, &endpoint, timeout, idle, is_grpc).await
+    };
+    if let Some(edits) = edits {
+        edit(response.headers_mut(), &edits.response_remove, &edits.response_add);
+    }
+    response
+}
+
+impl<'a> Way<'a> {
+    fn choose<'b>(&mut self, action: &'b Forward) -> Result<(Arc<Cluster>, Arc<Endpoint>, Option<&'b Edits>), Refusal> {
+        let missing = || Refusal {
+            reason: Reason::ClusterNotFound,
+            status: StatusCode::from_u16(action.not_found).ok(),
+        };
+        let (name, edits) = action.target.pick(roll()).ok_or_else(missing)?;
+        self.exchange.line.upstream_cluster = Some(name.clone());
+        let connection = &self.http.connection;
+        let snapshot = connection.worker.shared.snapshot.load();
+        let cluster = snapshot.clusters.get(name).cloned().ok_or_else(missing)?;
+        let endpoint = choose(&cluster, &connection.peer, roll()).ok_or(Reason::NoHealthyUpstream)?;
+        Ok((cluster, endpoint, edits))
+    }
+
+    /// Authority, path and headers as the upstream is to see them.
+    fn rewrite(&mut self, action: &Forward, route: &Route, endpoint: &Endpoint) -> Result<(), Reason> {
+        if let Some(prefix) = &action.prefix_rewrite {
+            let (path, _) = split(&self.target.path_and_query);
+            let matched = route.condition.path.matched_length(path);
+            let rest = self.target.path_and_query.get(matched..).unwrap_or_default();
+            self.target.path_and_query = format!("{prefix}{rest}");
+        }
+        let authority = match &action.host_rewrite {
+            HostRewrite::Keep => None,
+            HostRewrite::Literal(host) => Some(host.clone()),
+            HostRewrite::Endpoint => Some(endpoint.config.hostname.clone()).filter(|host| !host.is_empty()),
+        };
+        if let Some(authority) = authority {
+            if action.append_forwarded_host
+                && let Ok(value) = HeaderValue::from_str(&self.target.authority)
+            {
+                self.parts.headers.append(X_FORWARDED_HOST, value);
+            }
+            self.target.authority = authority;
+        }
+        if let Some(timeout) = action.timeout
+            && !self.manager.suppress_envoy_headers
+        {
+            self.parts.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(milliseconds(timeout)));
+        }
+        Ok(())
+    }
+
+    fn into_upgrade(self) -> upgrade::Upgrade<'a> {
+        upgrade::Upgrade {
+            http: self.http,
+            parts: self.parts,
+            body: self.body,
+            target: self.target,
+            exchange: self.exchange,
+        }
+    }
+}
+
+/// Which HTTP the cluster is spoken to with for this client; `Some` is HTTP/2.
+pub fn http2_for(cluster: &Cluster, http: &HttpConnection) -> Option<crate::listener::H2> {
+    match cluster.config.http {
+        UpstreamHttp::Http1 => None,
+        UpstreamHttp::Http2(settings) => Some(settings),
+        UpstreamHttp::Downstream(settings) => http.is_http2.then_some(settings),
+    }
+}
+
+/// The request head for the next hop.
+pub fn head(parts: Parts, target: &Target, http2: bool) -> Result<Request<()>, Reason> {
+    let mut request = Request::new(());
+    *request.method_mut() = parts.method;
+    *request.headers_mut() = parts.headers;
+    *request.uri_mut() = uri(target, &target.path_and_query, &target.authority, http2).ok_or(Reason::BadRequest)?;
+    if http2 {
+        *request.version_mut() = Version::HTTP_2;
+    } else {
+        let host = HeaderValue::from_str(&target.authority).map_err(|_| Reason::BadRequest)?;
+        request.headers_mut().insert(http::header::HOST, host);
+    }
+    Ok(request)
+}
+
+/// Sends over the endpoint's pool.
+pub async fn send(
+    http: &HttpConnection,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
+    let pool = endpoint.pools.of(http.connection.worker.index).cloned().unwrap_or_default();
+    match http2_for(cluster, http) {
+        Some(settings) => pool.send2(cluster, endpoint, settings, request).await,
+        None => pool.send1(cluster, endpoint, request).await,
+    }
+}
+
+async fn exchange(
+    way: Way<'_>,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    route_timeout: Option<Duration>,
+    idle: Option<Duration>,
+    is_grpc: bool,
+) -> Response<ReplyBody> {
+    let Way { http, manager, parts, body, target, mut exchange } = way;
+    let body = RequestBody::client(body, exchange.progress());
+    let request = match head(parts, &target, http2_for(cluster, http).is_some()) {
+        Ok(head) => head.map(|()| body),
+        Err(reason) => return reply::refusal(&reason.into(), is_grpc, exchange),
+    };
+    let deadline = route_timeout.map(|timeout| Instant::now() + timeout);
+    let sending = Box::pin(send(http, cluster, endpoint, request));
+    let answered = match within(sending, deadline, idle, &exchange).await {
+        Ok(answered) => answered,
+        Err(reason) => return reply::refusal(&reason.into(), is_grpc, exchange),
+    };
+    match answered {
+        Ok((response, lease)) => {
+            let response = answer(response, manager, &mut exchange);
+            response.map(|body| ReplyBody::upstream(body, lease, exchange, Limits::new(deadline, idle)))
+        }
+        Err(error) => {
+            tracing::debug!(cluster = %cluster.config.name, %error, "no response");
+            reply::refusal(&reason(&error).into(), is_grpc, exchange)
+        }
+    }
+}
+
+/// Waits for the response's head within the route's timeout, and while the request's body makes progress.
+async fn within<F: Future + Unpin>(
+    mut sending: F,
+    deadline: Option<Instant>,
+    idle: Option<Duration>,
+    exchange: &Exchange,
+) -> Result<F::Output, Reason> {
+    loop {
+        let before = exchange.progress().bytes();
+        let idle_end = idle.map(|idle| Instant::now() + idle);
+        let next = match (deadline, idle_end) {
+            (Some(deadline), Some(idle_end)) => deadline.min(idle_end),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => return Ok(sending.await),
+        };
+        if let Ok(output) = timeout(next.saturating_duration_since(Instant::now()), &mut sending).await {
+            return Ok(output);
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Reason::Timeout);
+        }
+        if exchange.progress().bytes() == before {
+            return Err(Reason::IdleTimeout);
+        }
+    }
+}
+
+/// The upstream's head as the client is to see it.
+pub fn answer<B>(mut response: Response<B>, manager: &HttpManager, exchange: &mut Exchange) -> Response<B> {
+    strip_hop_by_hop(response.headers_mut());
+    let elapsed = milliseconds(exchange.started().elapsed());
+    if !manager.suppress_envoy_headers {
+        response.headers_mut().insert(SERVICE_TIME, HeaderValue::from(elapsed));
+    }
+    exchange.line.upstream_service_time = Some(elapsed);
+    exchange.line.response_code_details = "via_upstream".to_owned();
+    exchange.replied(response.status());
+    *response.version_mut() = Version::HTTP_11;
+    response
+}
+
+/// The reason of a failed exchange.
+pub fn reason(error: &SendError) -> Reason {
+    match error {
+        SendError::Connect(error) => error.reason(),
+        SendError::Handshake(_) => Reason::ConnectFailed,
+        SendError::Exchange(error) if error.is_parse() => Reason::UpstreamProtocol,
+        SendError::Exchange(_) => Reason::UpstreamClosed,
+    }
+}
+
+/// An empty body, for replies that are heads only.
+pub fn no_body(exchange: Exchange) -> ReplyBody {
+    ReplyBody::Local(Some(Bytes::new()), Box::new(exchange))
+}

@@ -1,0 +1,279 @@
+//! A listener's configuration: addresses, inspection, chains and their filters.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use envoy_types::pb::envoy::config::listener::v3::FilterChain;
+use tokio::sync::watch;
+
+use crate::chain::ChainTable;
+use crate::rbac::Rbac;
+use crate::route::RouteTable;
+use crate::tls::{DownstreamTls, TlsServer};
+
+/// A listener.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it listens; a `true` takes IPv4 on an IPv6 socket too.
+    pub addresses: Vec<(SocketAddr, bool)>,
+    /// Backlog of the sockets.
+    pub backlog: u32,
+    /// Inbound or outbound, for logs and statistics.
+    pub direction: Direction,
+    /// The destination before redirection decides.
+    pub original_destination: bool,
+    /// Look for a ClientHello, unless the predicate holds.
+    pub tls_inspector: Option<Predicate>,
+    /// Look for HTTP, unless the predicate holds.
+    pub http_inspector: Option<Predicate>,
+    /// How long the inspectors wait.
+    pub inspection_timeout: Duration,
+    /// What they did not learn by then stays unknown (else the connection closes).
+    pub continue_on_timeout: bool,
+    /// The conditions of `chains`, in the same order.
+    pub table: ChainTable,
+    /// The chains.
+    pub chains: Vec<Arc<Chain>>,
+    /// For what no chain takes.
+    pub default_chain: Option<Arc<Chain>>,
+}
+
+/// Whose traffic a listener takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Not said.
+    Unspecified,
+    /// To the pod.
+    Inbound,
+    /// From the pod.
+    Outbound,
+}
+
+/// A condition on the destination's port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Predicate {
+    /// Never.
+    Never,
+    /// Always.
+    Always,
+    /// `[start, end)`.
+    Ports(i64, i64),
+    /// One of them.
+    Or(Vec<Predicate>),
+    /// All of them.
+    And(Vec<Predicate>),
+    /// The contrary.
+    Not(Box<Predicate>),
+}
+
+/// A filter chain.
+#[derive(Debug)]
+pub struct Chain {
+    /// Its name, which carries the provenance.
+    pub name: Arc<str>,
+    /// What it was made from: an equal chain of the next configuration is this one.
+    pub source: FilterChain,
+    /// TLS termination.
+    pub tls: Option<DownstreamTls>,
+    /// The TLS configuration that serves now; absent until its secrets are there.
+    pub tls_server: ArcSwapOption<TlsServer>,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// Filters before the last one.
+    pub filters: Vec<NetworkFilter>,
+    /// The last filter.
+    pub terminal: Terminal,
+    /// Turns true when the chain leaves the configuration: its connections drain.
+    pub drain: watch::Sender<bool>,
+}
+
+/// A network filter.
+#[derive(Debug)]
+pub enum NetworkFilter {
+    /// RBAC over connections.
+    Rbac(Arc<Rbac>),
+}
+
+/// The last filter of a chain.
+#[derive(Debug)]
+pub enum Terminal {
+    /// Bytes.
+    Tcp(TcpProxy),
+    /// HTTP.
+    Http(Box<HttpManager>),
+}
+
+/// The TCP proxy.
+#[derive(Debug)]
+pub struct TcpProxy {
+    /// Where to.
+    pub target: crate::route::Target,
+    /// Without a byte in either direction.
+    pub idle_timeout: Option<Duration>,
+    /// Endpoints tried before giving up.
+    pub connect_attempts: u32,
+}
+
+/// The HTTP connection manager.
+#[derive(Debug)]
+pub struct HttpManager {
+    /// Which HTTP.
+    pub codec: Codec,
+    /// Where routes come from.
+    pub routes: RouteSource,
+    /// Filters before the router.
+    pub filters: Vec<HttpFilter>,
+    /// Value of the `server` header of responses.
+    pub server_name: http::HeaderValue,
+    /// When it is set.
+    pub server_header: ServerHeader,
+    /// Bytes of a request's headers.
+    pub max_header_bytes: u32,
+    /// Number of a request's headers.
+    pub max_headers: usize,
+    /// A connection without requests.
+    pub idle_timeout: Option<Duration>,
+    /// A request without bytes.
+    pub stream_idle_timeout: Option<Duration>,
+    /// From the first byte of a request to the last of its headers.
+    pub headers_timeout: Duration,
+    /// From the first byte to the last of a request.
+    pub request_timeout: Option<Duration>,
+    /// The longest a connection may live before it drains.
+    pub max_connection_duration: Option<Duration>,
+    /// Requests on one connection before it drains.
+    pub max_requests_per_connection: Option<u64>,
+    /// The connection's own address is the client's: forwarding headers are not believed.
+    pub use_remote_address: bool,
+    /// Trusted proxies in front.
+    pub trusted_hops: u32,
+    /// Leaves `x-forwarded-for` alone.
+    pub skip_xff_append: bool,
+    /// Makes a request id where there is none.
+    pub generate_request_id: bool,
+    /// Sends the request id back.
+    pub request_id_in_response: bool,
+    /// No `x-envoy-*` headers.
+    pub suppress_envoy_headers: bool,
+    /// What becomes of `x-forwarded-client-cert`.
+    pub client_cert: ClientCert,
+    /// Upgrades allowed, lower case.
+    pub upgrades: Vec<String>,
+    /// Dot segments are resolved.
+    pub normalize_path: bool,
+    /// Slashes are merged.
+    pub merge_slashes: bool,
+    /// HTTP/2 settings.
+    pub h2: H2,
+}
+
+/// An HTTP filter.
+#[derive(Debug)]
+pub enum HttpFilter {
+    /// RBAC over requests, with the name routes override it by; without rules everything passes.
+    Rbac {
+        /// The filter's name.
+        name: Arc<str>,
+        /// Its rules.
+        rules: Option<Arc<Rbac>>,
+    },
+}
+
+/// Which HTTP a connection manager speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// By ALPN, else by the connection's first bytes.
+    Auto,
+    /// HTTP/1 only.
+    Http1,
+    /// HTTP/2 only.
+    Http2,
+}
+
+/// Where routes come from.
+#[derive(Debug, Clone)]
+pub enum RouteSource {
+    /// RDS.
+    Named(Arc<str>),
+    /// The listener itself.
+    Inline(Arc<RouteTable>),
+}
+
+/// When the `server` header of responses is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerHeader {
+    /// Always.
+    Overwrite,
+    /// If the upstream sent none.
+    IfAbsent,
+    /// Never.
+    PassThrough,
+}
+
+/// What becomes of `x-forwarded-client-cert`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCert {
+    /// Removed.
+    Sanitize,
+    /// Kept if the connection is mTLS.
+    ForwardOnly,
+    /// Appended to if the connection is mTLS.
+    AppendForward,
+    /// Replaced if the connection is mTLS.
+    SanitizeSet,
+    /// Kept.
+    AlwaysForwardOnly,
+}
+
+/// HTTP/2 settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct H2 {
+    /// Streams at a time.
+    pub max_concurrent_streams: u32,
+    /// Bytes of a stream's window.
+    pub stream_window: u32,
+    /// Bytes of a connection's window.
+    pub connection_window: u32,
+    /// Extended CONNECT is allowed.
+    pub allow_connect: bool,
+}
+
+// === impl H2 ===
+
+impl Default for H2 {
+    /// A window of 1 MiB per stream and four times that per connection: a stalled stream cannot block the others.
+    fn default() -> H2 {
+        H2 { max_concurrent_streams: 1024, stream_window: 1 << 20, connection_window: 4 << 20, allow_connect: false }
+    }
+}
+
+// === impl Predicate ===
+
+impl Predicate {
+    /// Whether it holds for a destination port.
+    pub fn holds(&self, port: u16) -> bool {
+        match self {
+            Predicate::Never => false,
+            Predicate::Always => true,
+            Predicate::Ports(start, end) => (*start..*end).contains(&i64::from(port)),
+            Predicate::Or(some) => some.iter().any(|one| one.holds(port)),
+            Predicate::And(all) => all.iter().all(|one| one.holds(port)),
+            Predicate::Not(inner) => !inner.holds(port),
+        }
+    }
+}
+
+impl Direction {
+    /// As it appears in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Direction::Unspecified => "unspecified",
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
+}

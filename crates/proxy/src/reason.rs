@@ -1,0 +1,228 @@
+//! Why a request or connection was refused or failed: one stable table for logs, metrics, replies and docs.
+
+use http::StatusCode;
+
+/// A reason. Its name never changes; new ones are added at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// No route of the host matches, or no host does.
+    RouteNotFound,
+    /// The route's cluster is not configured.
+    ClusterNotFound,
+    /// The cluster has no endpoint that may be used.
+    NoHealthyUpstream,
+    /// The endpoint refused the connection or could not be reached.
+    ConnectFailed,
+    /// The endpoint did not answer in time.
+    ConnectTimeout,
+    /// TLS with the endpoint failed: its certificate, or it refused ours.
+    UpstreamTls,
+    /// The cluster's TLS secrets have not arrived.
+    SecretsMissing,
+    /// The upstream closed the connection before its answer.
+    UpstreamClosed,
+    /// The upstream's answer is not HTTP.
+    UpstreamProtocol,
+    /// The route's timeout passed.
+    Timeout,
+    /// Nothing was received or sent for too long.
+    IdleTimeout,
+    /// A policy does not allow it.
+    Denied,
+    /// The request is malformed.
+    BadRequest,
+    /// The route allows no such upgrade.
+    UpgradeForbidden,
+    /// No filter chain takes the connection.
+    NoFilterChain,
+    /// The connection's TLS handshake failed.
+    DownstreamTls,
+    /// Its protocol was not recognized in time.
+    InspectionTimeout,
+    /// The connection came to the proxy's own port.
+    Loop,
+    /// Too many connections.
+    Overloaded,
+    /// The client went away.
+    ClientGone,
+}
+
+/// Who has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The client.
+    Downstream,
+    /// The server.
+    Upstream,
+    /// A policy: it is meant so.
+    Policy,
+    /// The configuration or its absence.
+    Configuration,
+    /// This proxy.
+    Local,
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Envoy's response code details, stable.
+    pub details: &'static str,
+    /// Envoy's response flag.
+    pub flag: &'static str,
+    /// Status of the local reply.
+    pub status: StatusCode,
+    /// Body of the local reply.
+    pub body: &'static str,
+    /// Who has to act.
+    pub blame: Blame,
+}
+
+const fn row(
+    details: &'static str,
+    flag: &'static str,
+    status: StatusCode,
+    body: &'static str,
+    blame: Blame,
+) -> Row {
+    Row { details, flag, status, body, blame }
+}
+
+impl Reason {
+    /// All of them, in the order of the docs.
+    pub const ALL: [Reason; 20] = [
+        Reason::RouteNotFound,
+        Reason::ClusterNotFound,
+        Reason::NoHealthyUpstream,
+        Reason::ConnectFailed,
+        Reason::ConnectTimeout,
+        Reason::UpstreamTls,
+        Reason::SecretsMissing,
+        Reason::UpstreamClosed,
+        Reason::UpstreamProtocol,
+        Reason::Timeout,
+        Reason::IdleTimeout,
+        Reason::Denied,
+        Reason::BadRequest,
+        Reason::UpgradeForbidden,
+        Reason::NoFilterChain,
+        Reason::DownstreamTls,
+        Reason::InspectionTimeout,
+        Reason::Loop,
+        Reason::Overloaded,
+        Reason::ClientGone,
+    ];
+
+    /// The table: bodies, flags and details are Envoy's.
+    pub const fn row(self) -> Row {
+        use Blame::{Configuration, Downstream, Local, Policy, Upstream};
+        use StatusCode as S;
+        match self {
+            Reason::RouteNotFound => row("route_not_found", "NR", S::NOT_FOUND, "", Policy),
+            Reason::ClusterNotFound => row("cluster_not_found", "NC", S::SERVICE_UNAVAILABLE, "", Configuration),
+            Reason::NoHealthyUpstream => {
+                row("no_healthy_upstream", "UH", S::SERVICE_UNAVAILABLE, "no healthy upstream", Upstream)
+            }
+            Reason::ConnectFailed => row(
+                "upstream_reset_before_response_started{remote_connection_failure}",
+                "UF",
+                S::SERVICE_UNAVAILABLE,
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
+                 transport failure reason: delayed connect error: Connection refused",
+                Upstream,
+            ),
+            Reason::ConnectTimeout => row(
+                "upstream_reset_before_response_started{connection_timeout}",
+                "UF",
+                S::SERVICE_UNAVAILABLE,
+                "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
+                Upstream,
+            ),
+            Reason::UpstreamTls => row(
+                "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
+                "UF",
+                S::SERVICE_UNAVAILABLE,
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
+                 transport failure reason: TLS_error",
+                Upstream,
+            ),
+            Reason::SecretsMissing => row(
+                "upstream_reset_before_response_started{local_connection_failure|TLS_secret_not_ready}",
+                "UF",
+                S::SERVICE_UNAVAILABLE,
+                "upstream connect error or disconnect/reset before headers. reset reason: local connection failure, \
+                 transport failure reason: TLS_error: Secret is not supplied by SDS",
+                Configuration,
+            ),
+            Reason::UpstreamClosed => row(
+                "upstream_reset_before_response_started{connection_termination}",
+                "UC",
+                S::SERVICE_UNAVAILABLE,
+                "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+                Upstream,
+            ),
+            Reason::UpstreamProtocol => row(
+                "upstream_reset_before_response_started{protocol_error}",
+                "UPE",
+                S::BAD_GATEWAY,
+                "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+                Upstream,
+            ),
+            Reason::Timeout => {
+                row("response_timeout", "UT", S::GATEWAY_TIMEOUT, "upstream request timeout", Upstream)
+            }
+            Reason::IdleTimeout => {
+                row("stream_idle_timeout", "SI", S::REQUEST_TIMEOUT, "stream timeout", Downstream)
+            }
+            Reason::Denied => row("rbac_access_denied", "-", S::FORBIDDEN, "RBAC: access denied", Policy),
+            Reason::BadRequest => row("http.invalid_request", "DPE", S::BAD_REQUEST, "", Downstream),
+            Reason::UpgradeForbidden => row("upgrade_failed", "-", S::FORBIDDEN, "", Policy),
+            Reason::NoFilterChain => row("filter_chain_not_found", "NR", S::NOT_FOUND, "", Policy),
+            Reason::DownstreamTls => row("downstream_tls_failure", "-", S::BAD_REQUEST, "", Downstream),
+            Reason::InspectionTimeout => row("listener_filter_timeout", "-", S::REQUEST_TIMEOUT, "", Downstream),
+            Reason::Loop => row("own_port", "-", S::LOOP_DETECTED, "", Downstream),
+            Reason::Overloaded => row("overload", "OM", S::SERVICE_UNAVAILABLE, "", Local),
+            Reason::ClientGone => row("downstream_remote_disconnect", "DC", S::BAD_REQUEST, "", Downstream),
+        }
+    }
+}
+
+impl Blame {
+    /// As it appears in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Blame::Downstream => "downstream",
+            Blame::Upstream => "upstream",
+            Blame::Policy => "policy",
+            Blame::Configuration => "configuration",
+            Blame::Local => "local",
+        }
+    }
+}
+
+/// gRPC's status for a local reply's HTTP status, as Envoy maps them.
+pub fn grpc_status(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_are_unique_and_refusals_are_errors() {
+        let mut seen = std::collections::HashSet::new();
+        for reason in Reason::ALL {
+            let row = reason.row();
+            assert!(seen.insert(row.details), "{reason:?}");
+            assert!(row.status.as_u16() >= 400, "{reason:?}");
+        }
+        assert_eq!(Reason::Denied.row().body.len(), 19);
+    }
+}

@@ -1,0 +1,144 @@
+//! What the proxy is started with: flags and environment, nothing else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+/// Flags and environment of `osm-proxy run`; the injector sets the environment.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Log level: error, warn, info, debug or trace, or a filter such as `proxy=debug`.
+    #[arg(long, env = "OSM_PROXY_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Event loops that serve connections.
+    #[arg(long, env = "OSM_PROXY_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: u16,
+    /// Where the administration listens; keep it on loopback.
+    #[arg(long, env = "OSM_PROXY_ADMIN", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// The control plane, host:port.
+    #[arg(long, env = "OSM_XDS_ADDRESS")]
+    pub xds_address: String,
+    /// The DNS name the control plane's certificate must have.
+    #[arg(long, env = "OSM_XDS_SERVER_NAME")]
+    pub xds_server_name: String,
+    /// The mesh's root certificates, PEM.
+    #[arg(long, env = "OSM_ROOT_CA", hide_env_values = true)]
+    pub root_ca: String,
+    /// The mesh's trust domain.
+    #[arg(long, env = "OSM_TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// The projected ServiceAccount token.
+    #[arg(long, env = "OSM_TOKEN_PATH", default_value = "/var/run/secrets/openservicemesh.io/token")]
+    pub token_path: PathBuf,
+    /// The pod's label `osm-proxy-uuid`.
+    #[arg(long, env = "OSM_PROXY_UUID")]
+    pub uuid: String,
+    /// The pod's ServiceAccount.
+    #[arg(long, env = "SERVICE_ACCOUNT")]
+    pub service_account: String,
+    /// The pod's namespace.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// The pod's name, for logs.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pub pod_name: String,
+    /// Probes of the application, JSON.
+    #[arg(long, env = "OSM_PROBES", default_value = "[]")]
+    pub probes: String,
+    /// Which ADS dialect.
+    #[arg(long, env = "OSM_XDS_MODE", value_enum, default_value_t = XdsMode::Delta)]
+    pub xds_mode: XdsMode,
+    /// Connections at a time; 0 takes what the limit of file descriptors allows.
+    #[arg(long, env = "OSM_PROXY_MAX_CONNECTIONS", default_value_t = 0)]
+    pub max_connections: usize,
+    /// Seconds that open requests get once the proxy is told to stop.
+    #[arg(long, env = "OSM_PROXY_DRAIN_SECONDS", default_value_t = 15)]
+    pub drain_seconds: u64,
+    /// No access log.
+    #[arg(long, env = "OSM_PROXY_NO_ACCESS_LOG")]
+    pub no_access_log: bool,
+}
+
+/// Which ADS dialect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum XdsMode {
+    /// Incremental.
+    Delta,
+    /// State of the world.
+    Sotw,
+}
+
+/// A probe of the application that the proxy answers in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Probe {
+    /// Where the kubelet asks: 15901, 15902 or 15903.
+    pub port: u16,
+    /// The path it asks for.
+    #[serde(default)]
+    pub path: String,
+    /// `HTTP` or `HTTPS`.
+    #[serde(default = "http")]
+    pub scheme: String,
+    /// The application's port.
+    pub target_port: u16,
+    /// The application's path, perhaps with a query.
+    #[serde(default)]
+    pub target_path: String,
+    /// The probe's own timeout.
+    #[serde(default = "one")]
+    pub timeout_seconds: u64,
+}
+
+fn http() -> String {
+    "HTTP".to_owned()
+}
+
+fn one() -> u64 {
+    1
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// The xDS node id.
+    pub fn node_id(&self) -> String {
+        format!("{}.sidecar.{}.{}.{}", self.uuid, self.service_account, self.namespace, self.trust_domain)
+    }
+
+    /// The xDS node cluster.
+    pub fn node_cluster(&self) -> String {
+        format!("{}.{}", self.service_account, self.namespace)
+    }
+
+    /// The name of the secret that is our own certificate.
+    pub fn own_certificate(&self) -> String {
+        format!("service-cert:{}/{}", self.namespace, self.service_account)
+    }
+
+    /// The probes.
+    pub fn probes(&self) -> anyhow::Result<Vec<Probe>> {
+        serde_json::from_str(&self.probes).map_err(|error| anyhow::anyhow!("OSM_PROBES: {error}"))
+    }
+
+    /// How long open requests get.
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_are_read_as_the_injector_writes_them() {
+        let text = r#"[{"port":15901,"path":"/osm-liveness-probe/app","scheme":"HTTP","targetPort":8080,"targetPath":"/healthz","timeoutSeconds":1}]"#;
+        let probes: Vec<Probe> = serde_json::from_str(text).unwrap();
+        assert_eq!((probes[0].port, probes[0].target_port, probes[0].target_path.as_str()), (15901, 8080, "/healthz"));
+    }
+}

@@ -1,0 +1,125 @@
+//! The TCP proxy: one connection in, one out, bytes between.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::access::{Line, milliseconds};
+use crate::cluster::{Cluster, Endpoint};
+use crate::connection::Connection;
+use crate::copy::{End, Outcome, both};
+use crate::listener::TcpProxy;
+use crate::net::Stream;
+use crate::reason::Reason;
+use crate::upstream::{Connected, choose, connect};
+use crate::worker::roll;
+
+/// How long a connection of a chain that left the configuration may go on.
+const DRAIN: Duration = Duration::from_secs(600);
+/// How long a connection may go on once the proxy is told to stop.
+const STOP: Duration = Duration::from_secs(5);
+
+/// Serves one connection to its end.
+pub async fn serve(mut stream: Stream, connection: &Connection, proxy: &TcpProxy) {
+    let started = Instant::now();
+    let mut line = connection.line();
+    line.start_time = crate::access::timestamp(SystemTime::now());
+    line.route_name = Some(connection.chain.name.clone());
+    match open(connection, proxy, &mut line).await {
+        Ok((mut upstream, cluster, endpoint, _connected)) => {
+            let _load = endpoint.enter();
+            let copying = both(&mut stream, &mut upstream, proxy.idle_timeout);
+            let outcome = tokio::select! {
+                outcome = copying => Some(outcome),
+                () = drained(connection) => None,
+            };
+            finish(outcome.as_ref(), &stream, &upstream, &cluster, &mut line);
+        }
+        Err(reason) => {
+            stream.socket().reset_on_close();
+            line.response_flags = reason.row().flag;
+            line.response_code_details = reason.row().details.to_owned();
+            line.blame = Some(reason.row().blame.as_str());
+        }
+    }
+    line.duration = milliseconds(started.elapsed());
+    connection.worker.shared.log.emit(line);
+}
+
+async fn open(
+    connection: &Connection,
+    proxy: &TcpProxy,
+    line: &mut Line,
+) -> Result<(Stream, Arc<Cluster>, Arc<Endpoint>, Connected), Reason> {
+    let (name, _) = proxy.target.pick(roll()).ok_or(Reason::ClusterNotFound)?;
+    line.upstream_cluster = Some(name.clone());
+    let snapshot = connection.worker.shared.snapshot.load_full();
+    let cluster = snapshot.clusters.get(name).ok_or(Reason::ClusterNotFound)?;
+    let mut reason = Reason::NoHealthyUpstream;
+    for _ in 0..proxy.connect_attempts {
+        let endpoint = choose(cluster, &connection.peer, roll()).ok_or(Reason::NoHealthyUpstream)?;
+        line.upstream_host = Some(endpoint.config.address.to_string());
+        match connect(cluster, &endpoint).await {
+            Ok((stream, connected)) => return Ok((stream, cluster.clone(), endpoint, connected)),
+            Err(error) => reason = error.reason(),
+        }
+    }
+    Err(reason)
+}
+
+/// Completes when the connection must end although both ends would go on.
+async fn drained(connection: &Connection) {
+    let mut chain = connection.chain.drain.subscribe();
+    let mut stop = connection.worker.shared.drain.subscribe();
+    tokio::select! {
+        () = turned(&mut chain) => sleep(DRAIN).await,
+        () = turned(&mut stop) => sleep(STOP).await,
+    }
+}
+
+/// Completes when the flag turns true; never if its owner is gone without.
+pub async fn turned(flag: &mut watch::Receiver<bool>) {
+    if flag.wait_for(|on| *on).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn finish(outcome: Option<&Outcome>, stream: &Stream, upstream: &Stream, cluster: &Cluster, line: &mut Line) {
+    let Some(outcome) = outcome else {
+        line.response_code_details = "drained".to_owned();
+        return;
+    };
+    line.bytes_received = outcome.forward;
+    line.bytes_sent = outcome.backward;
+    cluster.stats.sent.add(outcome.forward);
+    cluster.stats.received.add(outcome.backward);
+    match &outcome.end {
+        End::Closed => {}
+        // A reset at one end is a reset at the other: nobody may take it for an orderly end.
+        End::First(error) => {
+            reset(error, upstream);
+            line.response_flags = "DC";
+            line.response_code_details = Reason::ClientGone.row().details.to_owned();
+        }
+        End::Second(error) => {
+            reset(error, stream);
+            line.response_flags = "UC";
+            line.response_code_details = format!("upstream_connection_failed{{{}}}", error.kind());
+            line.blame = Some("upstream");
+        }
+        End::Idle => {
+            line.response_flags = "SI";
+            line.response_code_details = "idle_timeout".to_owned();
+        }
+    }
+}
+
+fn reset(error: &io::Error, other: &Stream) {
+    let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionAborted];
+    if kinds.contains(&error.kind()) {
+        other.socket().reset_on_close();
+    }
+}

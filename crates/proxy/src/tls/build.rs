@@ -1,0 +1,142 @@
+//! rustls configurations from contexts and their secrets.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion, version};
+use rustls_pki_types::ServerName;
+
+use super::verify::{Downstream, Upstream};
+use super::{
+    CertificateSource, DownstreamTls, Fixed, Inputs, OwnCertificate, TlsClient, TlsContext, TlsError, TlsServer,
+    UpstreamTls, Validation, ValidationSource,
+};
+
+/// Sessions a chain or cluster remembers; about 1 KiB each.
+const SESSIONS: usize = 256;
+
+/// The server configuration of a chain.
+pub fn server(tls: &DownstreamTls, inputs: Inputs, own: &Arc<OwnCertificate>) -> Result<TlsServer, TlsError> {
+    let provider = provider(&tls.common);
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&versions(&tls.common))
+        .map_err(material)?;
+    let builder = match validation(&tls.common, &inputs) {
+        Some(validation) => {
+            let roots = validation.roots.clone().ok_or(TlsError::NoRoots)?;
+            let chain = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            let chain = if tls.require_client_certificate { chain } else { chain.allow_unauthenticated() };
+            let chain = chain.build().map_err(|error| TlsError::Material(error.to_string()))?;
+            builder.with_client_cert_verifier(Arc::new(Downstream { chain, names: validation.names }))
+        }
+        None if tls.require_client_certificate => return Err(TlsError::NoRoots),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = match certificate(&tls.common, &inputs) {
+        Some(fixed) => builder.with_cert_resolver(Arc::new(Fixed(fixed))),
+        None => builder.with_cert_resolver(own.clone()),
+    };
+    config.alpn_protocols = alpn(&tls.common);
+    // A resumed session skips the check of the client's certificate: sessions die with the configuration, which
+    // is made anew whenever the trusted roots change.
+    if tls.resumption {
+        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        config.send_tls13_tickets = 1;
+    } else {
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok(TlsServer { config: Arc::new(config), inputs })
+}
+
+/// The client configuration of a cluster.
+pub fn client(tls: &UpstreamTls, inputs: Inputs, own: &Arc<OwnCertificate>) -> Result<TlsClient, TlsError> {
+    let provider = provider(&tls.common);
+    let validation = validation(&tls.common, &inputs).ok_or(TlsError::NoRoots)?;
+    let roots = validation.roots.ok_or(TlsError::NoRoots)?;
+    let verifier = Upstream { roots, names: validation.names, provider: provider.clone() };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&versions(&tls.common))
+        .map_err(material)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match (&tls.common.certificate, certificate(&tls.common, &inputs)) {
+        (_, Some(fixed)) => builder.with_client_cert_resolver(Arc::new(Fixed(fixed))),
+        (CertificateSource::Own, None) => builder.with_client_cert_resolver(own.clone()),
+        _ => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn(&tls.common);
+    config.resumption = Resumption::in_memory_sessions(SESSIONS);
+    config.enable_sni = !tls.sni.is_empty();
+    let name = if tls.sni.is_empty() {
+        ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    } else {
+        ServerName::try_from(tls.sni.clone()).map_err(|_| TlsError::Material(format!("sni {:?}", tls.sni)))?
+    };
+    Ok(TlsClient { config: Arc::new(config), name, inputs })
+}
+
+fn certificate(context: &TlsContext, inputs: &Inputs) -> Option<Arc<CertifiedKey>> {
+    match &context.certificate {
+        CertificateSource::Inline(certificate) => Some(certificate.clone()),
+        CertificateSource::Secret(_) => inputs.certificate.clone(),
+        CertificateSource::Own | CertificateSource::None => None,
+    }
+}
+
+fn validation(context: &TlsContext, inputs: &Inputs) -> Option<Validation> {
+    match &context.validation {
+        ValidationSource::None => None,
+        ValidationSource::Inline(validation) => Some((**validation).clone()),
+        ValidationSource::Secret(_) => inputs.validation.as_deref().cloned(),
+        ValidationSource::Combined(default, _) => {
+            let mut merged = inputs.validation.as_deref().cloned()?;
+            merged.roots = merged.roots.or_else(|| default.roots.clone());
+            merged.names.extend(default.names.iter().cloned());
+            Some(merged)
+        }
+    }
+}
+
+fn versions(context: &TlsContext) -> Vec<&'static SupportedProtocolVersion> {
+    let tls13 = context.tls13.then_some(&version::TLS13);
+    let tls12 = context.tls12.then_some(&version::TLS12);
+    tls13.into_iter().chain(tls12).collect()
+}
+
+fn alpn(context: &TlsContext) -> Vec<Vec<u8>> {
+    context.alpn.iter().map(|name| name.clone().into_bytes()).collect()
+}
+
+/// The provider with the configured TLS 1.2 suites; those of TLS 1.3 are fixed, AES-GCM first.
+fn provider(context: &TlsContext) -> Arc<CryptoProvider> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    if !context.ciphers.is_empty() {
+        provider.cipher_suites.retain(|suite| {
+            suite.tls13().is_some() || context.ciphers.iter().any(|name| is_suite(suite.suite(), name))
+        });
+    }
+    Arc::new(provider)
+}
+
+/// OpenSSL's names of the suites rustls has.
+pub const SUITES: [(&str, rustls::CipherSuite); 6] = [
+    ("ECDHE-ECDSA-AES128-GCM-SHA256", rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ("ECDHE-RSA-AES128-GCM-SHA256", rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
+    ("ECDHE-ECDSA-AES256-GCM-SHA384", rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+    ("ECDHE-RSA-AES256-GCM-SHA384", rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
+    ("ECDHE-ECDSA-CHACHA20-POLY1305", rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
+    ("ECDHE-RSA-CHACHA20-POLY1305", rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
+];
+
+fn is_suite(suite: rustls::CipherSuite, name: &str) -> bool {
+    SUITES.iter().any(|(known, id)| *known == name && *id == suite)
+}
+
+fn material(error: rustls::Error) -> TlsError {
+    TlsError::Material(error.to_string())
+}

@@ -1,0 +1,265 @@
+//! TLS contexts as configured, and the rustls configurations made from them, one per snapshot.
+
+mod build;
+mod names;
+mod verify;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use rustls::RootCertStore;
+use rustls::server::ClientHello;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::ServerName;
+
+pub use build::{SUITES, client, server};
+pub use names::{Names, names};
+
+use crate::matcher::StringMatch;
+
+/// TLS termination of a filter chain.
+#[derive(Debug)]
+pub struct DownstreamTls {
+    /// What both directions have in common.
+    pub common: TlsContext,
+    /// A client without certificate is refused.
+    pub require_client_certificate: bool,
+    /// A client without server name is refused.
+    pub require_sni: bool,
+    /// Sessions may be resumed.
+    pub resumption: bool,
+}
+
+/// TLS origination of a cluster.
+#[derive(Debug)]
+pub struct UpstreamTls {
+    /// What both directions have in common.
+    pub common: TlsContext,
+    /// The server name sent; empty sends none.
+    pub sni: String,
+}
+
+/// What both directions have in common.
+#[derive(Debug)]
+pub struct TlsContext {
+    /// TLS 1.2 is spoken.
+    pub tls12: bool,
+    /// TLS 1.3 is spoken.
+    pub tls13: bool,
+    /// Cipher suites of TLS 1.2 by OpenSSL's names; empty takes the defaults.
+    pub ciphers: Vec<String>,
+    /// ALPN names, in order of preference.
+    pub alpn: Vec<String>,
+    /// Our certificate.
+    pub certificate: CertificateSource,
+    /// Whom we trust.
+    pub validation: ValidationSource,
+}
+
+/// Where our certificate comes from.
+#[derive(Debug, Clone)]
+pub enum CertificateSource {
+    /// We show none.
+    None,
+    /// The proxy's own identity.
+    Own,
+    /// SDS.
+    Secret(Arc<str>),
+    /// The configuration itself.
+    Inline(Arc<CertifiedKey>),
+}
+
+/// Where the trusted roots come from.
+#[derive(Debug, Clone)]
+pub enum ValidationSource {
+    /// No peer certificate is looked at.
+    None,
+    /// The configuration itself.
+    Inline(Arc<Validation>),
+    /// SDS.
+    Secret(Arc<str>),
+    /// SDS for the roots, names of the configuration beside those of the secret.
+    Combined(Arc<Validation>, Arc<str>),
+}
+
+/// Whom we trust.
+#[derive(Debug, Clone, Default)]
+pub struct Validation {
+    /// Roots; a context without any trusts nobody.
+    pub roots: Option<Arc<RootCertStore>>,
+    /// One of the certificate's names must match one of these, unless there are none.
+    pub names: Vec<NameMatch>,
+}
+
+/// A condition on a subject alternative name.
+#[derive(Debug, Clone)]
+pub struct NameMatch {
+    /// Which kind of name.
+    pub kind: NameKind,
+    /// What it must be.
+    pub matcher: StringMatch,
+}
+
+/// Kinds of subject alternative names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameKind {
+    /// DNS.
+    Dns,
+    /// URI.
+    Uri,
+    /// E-mail.
+    Email,
+    /// IP address.
+    Ip,
+}
+
+/// A secret of SDS.
+#[derive(Debug, Clone)]
+pub enum Secret {
+    /// A certificate with its key.
+    Certificate(Arc<CertifiedKey>),
+    /// Whom we trust.
+    Validation(Arc<Validation>),
+}
+
+/// What a TLS configuration is made from; equal inputs make an equal configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// The certificate of SDS.
+    pub certificate: Option<Arc<CertifiedKey>>,
+    /// The validation context of SDS.
+    pub validation: Option<Arc<Validation>>,
+}
+
+/// A chain's TLS configuration that serves.
+#[derive(Debug)]
+pub struct TlsServer {
+    /// rustls' configuration.
+    pub config: Arc<rustls::ServerConfig>,
+    /// What it was made from.
+    pub inputs: Inputs,
+}
+
+/// A cluster's TLS configuration that serves.
+#[derive(Debug)]
+pub struct TlsClient {
+    /// rustls' configuration.
+    pub config: Arc<rustls::ClientConfig>,
+    /// The server name.
+    pub name: ServerName<'static>,
+    /// What it was made from.
+    pub inputs: Inputs,
+}
+
+/// The proxy's own certificate, replaced while it is used.
+#[derive(Debug, Default)]
+pub struct OwnCertificate {
+    current: ArcSwapOption<CertifiedKey>,
+}
+
+/// Why no TLS configuration could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A secret has not arrived.
+    #[error("secret {0:?} has not arrived")]
+    SecretMissing(Arc<str>),
+    /// A secret is of another kind than its use needs.
+    #[error("secret {0:?} is of the wrong kind")]
+    SecretKind(Arc<str>),
+    /// Roots are needed and there are none.
+    #[error("no trusted_ca: nobody would be trusted")]
+    NoRoots,
+    /// rustls refuses the material.
+    #[error("TLS material: {0}")]
+    Material(String),
+}
+
+// === impl Inputs ===
+
+impl Inputs {
+    /// Finds a context's secrets.
+    pub fn resolve<'a>(
+        context: &TlsContext,
+        find: impl Fn(&str) -> Option<&'a Secret>,
+    ) -> Result<Inputs, TlsError> {
+        let mut inputs = Inputs::default();
+        if let CertificateSource::Secret(name) = &context.certificate {
+            match find(name) {
+                Some(Secret::Certificate(certificate)) => inputs.certificate = Some(certificate.clone()),
+                Some(Secret::Validation(_)) => return Err(TlsError::SecretKind(name.clone())),
+                None => return Err(TlsError::SecretMissing(name.clone())),
+            }
+        }
+        if let ValidationSource::Secret(name) | ValidationSource::Combined(_, name) = &context.validation {
+            match find(name) {
+                Some(Secret::Validation(validation)) => inputs.validation = Some(validation.clone()),
+                Some(Secret::Certificate(_)) => return Err(TlsError::SecretKind(name.clone())),
+                None => return Err(TlsError::SecretMissing(name.clone())),
+            }
+        }
+        Ok(inputs)
+    }
+
+    /// Whether both hold the very same material.
+    pub fn same(&self, other: &Inputs) -> bool {
+        same(&self.certificate, &other.certificate) && same(&self.validation, &other.validation)
+    }
+}
+
+fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+// === impl OwnCertificate ===
+
+impl OwnCertificate {
+    /// Puts a certificate in place; handshakes from now on use it.
+    pub fn replace(&self, certificate: Arc<CertifiedKey>) {
+        self.current.store(Some(certificate));
+    }
+
+    /// The certificate in place.
+    pub fn current(&self) -> Option<Arc<CertifiedKey>> {
+        self.current.load_full()
+    }
+}
+
+impl rustls::server::ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current()
+    }
+}
+
+impl rustls::client::ResolvesClientCert for OwnCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.current()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.current.load().is_some()
+    }
+}
+
+/// A fixed certificate for either direction.
+#[derive(Debug)]
+struct Fixed(Arc<CertifiedKey>);
+
+impl rustls::server::ResolvesServerCert for Fixed {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+impl rustls::client::ResolvesClientCert for Fixed {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}

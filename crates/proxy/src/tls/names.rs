@@ -1,0 +1,74 @@
+//! The names in a certificate.
+
+use rustls_pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{NameKind, NameMatch};
+
+/// The names of one certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// URI names.
+    pub uris: Vec<String>,
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// E-mail names.
+    pub emails: Vec<String>,
+    /// IP addresses.
+    pub ips: Vec<String>,
+    /// The subject.
+    pub subject: String,
+}
+
+/// Reads the names; `None` for what is no certificate.
+pub fn names(certificate: &CertificateDer<'_>) -> Option<Names> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let mut names = Names { subject: parsed.subject().to_string(), ..Names::default() };
+    let alternative = parsed.subject_alternative_name().ok()?;
+    for name in alternative.iter().flat_map(|extension| &extension.value.general_names) {
+        match name {
+            GeneralName::URI(uri) => names.uris.push((*uri).to_owned()),
+            GeneralName::DNSName(dns) => names.dns.push((*dns).to_owned()),
+            GeneralName::RFC822Name(email) => names.emails.push((*email).to_owned()),
+            GeneralName::IPAddress(bytes) => names.ips.extend(address(bytes)),
+            _ => {}
+        }
+    }
+    Some(names)
+}
+
+fn address(bytes: &[u8]) -> Option<String> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(std::net::Ipv4Addr::from(v4).to_string());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|v6| std::net::Ipv6Addr::from(v6).to_string())
+}
+
+impl Names {
+    /// The names a policy's `principal_name` is compared with: URI names, else DNS names, else the subject.
+    ///
+    /// A certificate with several URI names has no identity: SPIFFE allows exactly one, and a second one could
+    /// be somebody else's.
+    pub fn principals(&self) -> Option<Vec<String>> {
+        match (self.uris.as_slice(), self.dns.as_slice()) {
+            ([uri], _) => Some(vec![uri.clone()]),
+            ([], []) => Some(vec![self.subject.clone()]),
+            ([], dns) => Some(dns.to_vec()),
+            _ => None,
+        }
+    }
+
+    /// Whether any name matches any condition.
+    pub fn satisfy(&self, conditions: &[NameMatch]) -> bool {
+        conditions.iter().any(|condition| {
+            let names = match condition.kind {
+                NameKind::Dns => &self.dns,
+                NameKind::Uri => &self.uris,
+                NameKind::Email => &self.emails,
+                NameKind::Ip => &self.ips,
+            };
+            names.iter().any(|name| condition.matcher.matches(name))
+        })
+    }
+}

@@ -1,0 +1,113 @@
+//! Connections to endpoints: TCP, then TLS where the cluster wants it, within one deadline.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::cluster::{Cluster, Discovery, Endpoint};
+use crate::net::{Socket, Stream};
+use crate::rbac::Peer;
+use crate::reason::Reason;
+use crate::stats::ClusterStats;
+
+/// Counts a connection while it lives.
+#[derive(Debug)]
+pub struct Connected(Arc<ClusterStats>);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// TCP.
+    #[error("connecting: {0}")]
+    Tcp(#[source] io::Error),
+    /// TLS.
+    #[error("TLS handshake: {0}")]
+    Tls(#[source] io::Error),
+    /// Time is up.
+    #[error("not connected within {0:?}")]
+    Timeout(std::time::Duration),
+    /// Secrets are missing.
+    #[error("the cluster's TLS secrets have not arrived")]
+    Secrets,
+}
+
+impl ConnectError {
+    /// The reason as logs and replies name it.
+    pub fn reason(&self) -> Reason {
+        match self {
+            ConnectError::Tcp(_) => Reason::ConnectFailed,
+            ConnectError::Tls(_) => Reason::UpstreamTls,
+            ConnectError::Timeout(_) => Reason::ConnectTimeout,
+            ConnectError::Secrets => Reason::SecretsMissing,
+        }
+    }
+}
+
+/// Chooses where a connection or request of a cluster goes.
+pub fn choose(cluster: &Cluster, peer: &Peer, roll: u64) -> Option<Arc<Endpoint>> {
+    let chosen = match cluster.config.discovery {
+        Discovery::OriginalDestination => Some(Endpoint::original(peer.destination)),
+        _ => cluster.pick(roll),
+    };
+    if chosen.is_none() {
+        cluster.stats.unhealthy.increment();
+    }
+    chosen
+}
+
+/// Whether the cluster's endpoints are not yet known (as opposed to none).
+pub fn is_waiting(cluster: &Cluster) -> bool {
+    !matches!(cluster.config.discovery, Discovery::OriginalDestination) && !cluster.resolved.load(Ordering::Acquire)
+}
+
+/// Opens a connection.
+pub async fn connect(cluster: &Cluster, endpoint: &Endpoint) -> Result<(Stream, Connected), ConnectError> {
+    let limit = cluster.config.connect_timeout;
+    let stats = &cluster.stats;
+    stats.connections.increment();
+    let opened = match timeout(limit, open(cluster, endpoint)).await {
+        Ok(opened) => opened,
+        Err(_) => {
+            stats.connect_timeouts.increment();
+            Err(ConnectError::Timeout(limit))
+        }
+    };
+    match opened {
+        Ok(stream) => {
+            stats.connections_active.add(1);
+            Ok((stream, Connected(stats.clone())))
+        }
+        Err(error) => {
+            stats.connect_failures.increment();
+            let address = endpoint.config.address;
+            tracing::debug!(cluster = %cluster.config.name, %address, %error, "upstream connection failed");
+            Err(error)
+        }
+    }
+}
+
+async fn open(cluster: &Cluster, endpoint: &Endpoint) -> Result<Stream, ConnectError> {
+    // Decide on TLS first: without its secrets nothing may leave in plain text.
+    let tls = match cluster.config.tls {
+        Some(_) => Some(cluster.tls.load_full().ok_or(ConnectError::Secrets)?),
+        None => None,
+    };
+    let socket = Socket::connect(endpoint.config.address).await.map_err(ConnectError::Tcp)?;
+    match tls {
+        None => Ok(Stream::Plain(socket)),
+        Some(tls) => {
+            let connector = TlsConnector::from(tls.config.clone());
+            let stream = connector.connect(tls.name.clone(), socket).await.map_err(ConnectError::Tls)?;
+            Ok(Stream::Client(Box::new(stream)))
+        }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections_active.add(-1);
+    }
+}

@@ -1,0 +1,118 @@
+//! What all connections share: the snapshot, counters, the log, limits.
+
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::access::AccessLog;
+use crate::snapshot::Snapshot;
+use crate::stats::Stats;
+use crate::tls::OwnCertificate;
+
+/// Shared by all workers and the control thread.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration that serves.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Counters.
+    pub stats: Arc<Stats>,
+    /// The access log.
+    pub log: AccessLog,
+    /// The proxy's own certificate.
+    pub own: Arc<OwnCertificate>,
+    /// Turns true when the proxy is to stop: connections finish what they are at.
+    pub drain: watch::Sender<bool>,
+    connections: AtomicUsize,
+    connection_limit: usize,
+}
+
+/// One worker: an event loop on a thread of its own.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Its number, from 0: which of an endpoint's pools is its own.
+    pub index: usize,
+    /// Shared by all.
+    pub shared: Arc<Shared>,
+}
+
+/// A connection's place under the limit, given back when dropped.
+#[derive(Debug)]
+pub struct Place(Arc<Shared>);
+
+impl Shared {
+    /// State of a proxy without configuration yet.
+    pub fn new(stats: Arc<Stats>, log: AccessLog, own: Arc<OwnCertificate>, connection_limit: usize) -> Shared {
+        Shared {
+            snapshot: ArcSwap::default(),
+            stats,
+            log,
+            own,
+            drain: watch::Sender::new(false),
+            connections: AtomicUsize::new(0),
+            connection_limit,
+        }
+    }
+
+    /// Takes a place for a connection, if there is one.
+    pub fn enter(self: &Arc<Self>) -> Option<Place> {
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= self.connection_limit {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Place(self.clone()))
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An unpredictable enough number for balancing and request ids; not for secrets.
+pub fn roll() -> u64 {
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(std::thread::current().id()) | 1);
+    }
+    STATE.with(|state| {
+        // xorshift64*: https://vigna.di.unimi.it/ftp/papers/xorshift.pdf
+        let mut x = state.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        state.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    })
+}
+
+/// A random UUID (version 4), the form of Envoy's request ids.
+pub fn request_id() -> String {
+    let (a, b) = (roll(), roll());
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        a >> 32,
+        (a >> 16) & 0xffff,
+        a & 0xfff,
+        (b >> 48) & 0x3fff | 0x8000,
+        b & 0xffff_ffff_ffff
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn request_ids_have_the_form_of_a_uuid() {
+        let id = super::request_id();
+        assert_eq!(id.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{id}");
+        assert_ne!(id, super::request_id());
+    }
+}
