@@ -99,7 +99,8 @@ impl Network {
 
     /// Makes the network of a host outside the pod network.
     pub async fn attach_outside(&self, name: &str, ips: Vec<IpAddr>) -> io::Result<Attachment> {
-        self.attach(name, ips, None).await
+        let shown = ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+        self.attach(name, ips, None).await.map_err(|e| io::Error::new(e.kind(), format!("outside host {shown}: {e} (is the address in use?)")))
     }
 
     async fn attach(&self, name: &str, ips: Vec<IpAddr>, suffix: Option<u32>) -> io::Result<Attachment> {

@@ -20,12 +20,15 @@ const LINES_SHOWN: usize = 15;
 /// Starts a cluster and returns when its node is Ready.
 pub fn up(options: &Up) -> anyhow::Result<ExitCode> {
     let layout = Layout::of(&options.place)?;
-    layout.create()?;
     if let Some(state) = layout.running() {
         println!("Cluster {} is already running in {}", state.name, layout.dir.display());
         print_export(&layout);
         return Ok(ExitCode::SUCCESS);
     }
+    if options.port != 0 {
+        std::net::TcpListener::bind(("127.0.0.1", options.port)).with_context(|| format!("--port {} on 127.0.0.1", options.port))?;
+    }
+    layout.create()?;
     let Some(lock) = layout.lock()? else { bail!("another osm local is at work in {}", layout.dir.display()) };
     let missing = missing(&layout.dir);
     if !missing.is_empty() {
@@ -33,9 +36,6 @@ pub fn up(options: &Up) -> anyhow::Result<ExitCode> {
             eprintln!("{line}");
         }
         bail!("this machine cannot run the embedded cluster yet ({} problem(s) above)", missing.len());
-    }
-    if options.port != 0 {
-        std::net::TcpListener::bind(("127.0.0.1", options.port)).with_context(|| format!("--port {} on 127.0.0.1", options.port))?;
     }
     for stale in [layout.state_file(), layout.ready_file(), layout.socket(), layout.kubeconfig()] {
         let _ = fs::remove_file(stale);
