@@ -14,6 +14,7 @@ mod object;
 mod openapi;
 mod patch;
 mod pki;
+mod protobuf;
 mod proxy;
 mod request;
 mod rest;

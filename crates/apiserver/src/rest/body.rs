@@ -5,19 +5,17 @@ use serde_json::{Value, json};
 use crate::kinds::{Kind, builtin};
 use crate::object;
 use crate::patch;
+use crate::protobuf;
 use crate::request::Call;
 use crate::schema::decode::{self, Report};
 use crate::schema::fill;
 use crate::status::{Failure, Outcome};
 
-/// Reads a body as one JSON value, from JSON or YAML.
+/// Reads a body as one JSON value, from JSON, YAML or protobuf.
 pub fn value(call: &Call) -> Outcome<Value> {
     let media_type = call.header(http::header::CONTENT_TYPE);
     if media_type.contains("protobuf") {
-        let message = format!(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (got {media_type})"
-        );
-        return Err(Failure::new(415, "UnsupportedMediaType", message));
+        return protobuf::decode(&call.body).map_err(|e| Failure::bad_request(format!("error decoding protobuf: {e}")));
     }
     if media_type.contains("yaml") {
         let text = std::str::from_utf8(&call.body).map_err(|e| Failure::bad_request(format!("error decoding YAML: {e}")))?;
