@@ -1,7 +1,9 @@
 //! A stand-in for a proxy that prints what it is sent: gets a certificate for a token, opens an
 //! incremental stream, follows all kinds.
 //!
-//! `watch ADDRESS SERVER-NAME ROOT.pem TOKEN-FILE UUID SERVICE-ACCOUNT NAMESPACE`
+//! `watch ADDRESS SERVER-NAME ROOT.pem TOKEN-FILE UUID SERVICE-ACCOUNT NAMESPACE [FOLDER]`
+//!
+//! With a folder it only gets the certificate and writes `leaf.pem` and `key.pem` there, for a stock Envoy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +28,17 @@ type Certificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 async fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [address, server, root, token, uuid, account, namespace] = &args[..] else {
+    let [
+        address,
+        server,
+        root,
+        token,
+        uuid,
+        account,
+        namespace,
+        folder @ ..,
+    ] = &args[..]
+    else {
         anyhow::bail!(
             "watch ADDRESS SERVER-NAME ROOT.pem TOKEN-FILE UUID SERVICE-ACCOUNT NAMESPACE"
         );
@@ -46,6 +58,14 @@ async fn main() -> anyhow::Result<()> {
     let leaf = chain.first().context("no certificate")?;
     println!("certificate for {}", Identity::from_certificate(leaf)?);
 
+    if let [folder] = folder {
+        let folder = std::path::Path::new(folder);
+        std::fs::write(folder.join("leaf.pem"), response.cert_chain.concat())?;
+        return Ok(std::fs::write(
+            folder.join("key.pem"),
+            key.to_pem().as_bytes(),
+        )?);
+    }
     let channel = channel(address, server, &trust, Some((chain, key.to_rustls()))).await?;
     follow(channel, format!("{uuid}.sidecar.{}", identity.dns_name())).await
 }
