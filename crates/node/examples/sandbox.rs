@@ -51,7 +51,15 @@ fn main() -> ExitCode {
 fn dispatch() -> anyhow::Result<ExitCode> {
     match Cli::parse() {
         Cli::Local(command) => node::local::run(command),
-        Cli::Run { uid, add, mount, read_only_root, exec, tty, command } => {
+        Cli::Run {
+            uid,
+            add,
+            mount,
+            read_only_root,
+            exec,
+            tty,
+            command,
+        } => {
             let rights = Rights {
                 uid,
                 gid: uid,
@@ -61,37 +69,65 @@ fn dispatch() -> anyhow::Result<ExitCode> {
                 directory: String::new(),
                 terminal: None,
             };
-            let binds = mount.iter().filter_map(|m| m.split_once(':')).map(|(source, target)| Bind {
-                source: source.into(),
-                target: target.into(),
-                read_only: true,
-            });
+            let binds = mount
+                .iter()
+                .filter_map(|m| m.split_once(':'))
+                .map(|(source, target)| Bind {
+                    source: source.into(),
+                    target: target.into(),
+                    read_only: true,
+                });
             let order = Order {
                 folder: "/run/osm/c".into(),
                 hostname: "pod".to_owned(),
-                files: vec![("/etc/resolv.conf".into(), "nameserver 10.96.0.10\n".to_owned())],
+                files: vec![(
+                    "/etc/resolv.conf".into(),
+                    "nameserver 10.96.0.10\n".to_owned(),
+                )],
                 mounts: binds.collect(),
                 read_only_root,
                 privileged: false,
                 rights,
                 command,
             };
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?;
             runtime.block_on(run(order, exec, tty))
         }
     }
 }
 
 async fn run(mut order: Order, exec: bool, tty: bool) -> anyhow::Result<ExitCode> {
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).context("tmpfs")?;
-    let config = NodeConfig::new("/run/osm".into(), "/run/osm/logs".into(), "/run/osm/images".into(), std::env::current_exe()?);
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .context("tmpfs")?;
+    let config = NodeConfig::new(
+        "/run/osm".into(),
+        "/run/osm/logs".into(),
+        "/run/osm/images".into(),
+        std::env::current_exe()?,
+    );
     let network = Network::start(config, "/run/netns".into()).await?;
     let pod = network.attach_pod("pod").await?;
-    let command = if exec { std::mem::replace(&mut order.command, vec!["sleep".into(), "60".into()]) } else { Vec::new() };
-    let env = vec![("PATH".to_owned(), std::env::var("PATH")?), ("WHERE".to_owned(), "inside".to_owned())];
+    let command = if exec {
+        std::mem::replace(&mut order.command, vec!["sleep".into(), "60".into()])
+    } else {
+        Vec::new()
+    };
+    let env = vec![
+        ("PATH".to_owned(), std::env::var("PATH")?),
+        ("WHERE".to_owned(), "inside".to_owned()),
+    ];
     let rights = order.rights.clone();
     let begun = std::time::Instant::now();
-    let (process, pipes) = process::start_container(Some(pod.netns.file().clone()), order, env.clone()).await?;
+    let (process, pipes) =
+        process::start_container(Some(pod.netns.file().clone()), order, env.clone()).await?;
     eprintln!("started in {:?}", begun.elapsed());
     let (ended, mut output) = if exec {
         let (command, streams) = process::exec(&process, rights, command, env, tty).await?;
@@ -118,6 +154,8 @@ async fn run(mut order: Order, exec: bool, tty: bool) -> anyhow::Result<ExitCode
 
 async fn all(pipe: OwnedFd) -> anyhow::Result<Vec<u8>> {
     let mut output = Vec::new();
-    pipe::Receiver::from_owned_fd(pipe)?.read_to_end(&mut output).await?;
+    pipe::Receiver::from_owned_fd(pipe)?
+        .read_to_end(&mut output)
+        .await?;
     Ok(output)
 }

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use apiserver::backend::{
-    BackendError, BoxFuture, ByteStream, Connection, ExecRequest, ExecSession, Exit, LogRequest, PodBackend, PortRequest, Reader,
-    Target, TerminalSize, Writer,
+    BackendError, BoxFuture, ByteStream, Connection, ExecRequest, ExecSession, Exit, LogRequest,
+    PodBackend, PortRequest, Reader, Target, TerminalSize, Writer,
 };
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
@@ -35,14 +35,28 @@ impl PodBackend for Node {
         Box::pin(async move { self.read_logs(&request) })
     }
 
-    fn port_forward(&self, request: PortRequest) -> BoxFuture<'_, Result<Box<dyn Connection>, BackendError>> {
+    fn port_forward(
+        &self,
+        request: PortRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn Connection>, BackendError>> {
         Box::pin(async move {
-            let task = self.pod(&request.uid).ok_or_else(|| unknown(&request.pod))?;
+            let task = self
+                .pod(&request.uid)
+                .ok_or_else(|| unknown(&request.pod))?;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, request.port));
-            let Some(attachment) = task.attachment() else { return connect(address).await.map_err(|e| failed(address, &e)) };
-            let connecting = tokio::task::spawn_blocking(move || attachment.netns.connect(address, CONNECT_DEADLINE));
-            let stream = connecting.await.map_err(|e| BackendError::Internal(e.to_string()))?.map_err(|e| failed(address, &e))?;
-            stream.set_nonblocking(true).map_err(|e| failed(address, &e))?;
+            let Some(attachment) = task.attachment() else {
+                return connect(address).await.map_err(|e| failed(address, &e));
+            };
+            let connecting = tokio::task::spawn_blocking(move || {
+                attachment.netns.connect(address, CONNECT_DEADLINE)
+            });
+            let stream = connecting
+                .await
+                .map_err(|e| BackendError::Internal(e.to_string()))?
+                .map_err(|e| failed(address, &e))?;
+            stream
+                .set_nonblocking(true)
+                .map_err(|e| failed(address, &e))?;
             let stream = TcpStream::from_std(stream).map_err(|e| failed(address, &e))?;
             Ok(Box::new(stream) as Box<dyn Connection>)
         })
@@ -57,13 +71,23 @@ impl Node {
     async fn start_command(&self, request: ExecRequest) -> Result<ExecSession, BackendError> {
         let target = &request.target;
         let task = self.pod(&target.uid).ok_or_else(|| unknown(&target.pod))?;
-        let instance = task.instance(&target.container).ok_or_else(|| not_running(target, &task.waiting_reason(&target.container)))?;
+        let instance = task
+            .instance(&target.container)
+            .ok_or_else(|| not_running(target, &task.waiting_reason(&target.container)))?;
         let mut env = instance.env.clone();
         if request.tty && !env.iter().any(|(name, _)| name == "TERM") {
             env.push(("TERM".to_owned(), "xterm".to_owned()));
         }
-        let started = process::exec(&instance.process, instance.rights.clone(), request.command.clone(), env, request.tty).await;
-        let (process, streams) = started.map_err(|e| BackendError::Internal(format!("command could not be started: {e}")))?;
+        let started = process::exec(
+            &instance.process,
+            instance.rights.clone(),
+            request.command.clone(),
+            env,
+            request.tty,
+        )
+        .await;
+        let (process, streams) = started
+            .map_err(|e| BackendError::Internal(format!("command could not be started: {e}")))?;
         let mut session = ExecSession {
             stdin: None,
             stdout: None,
@@ -82,11 +106,23 @@ impl Node {
             return Ok(session);
         }
         if let Some(pipe) = streams.stdin.filter(|_| request.stdin) {
-            session.stdin = Some(Box::new(pipe::Sender::from_owned_fd(pipe).map_err(broken)?) as Writer);
+            session.stdin =
+                Some(Box::new(pipe::Sender::from_owned_fd(pipe).map_err(broken)?) as Writer);
         }
-        let reader = |pipe: OwnedFd| pipe::Receiver::from_owned_fd(pipe).map(|r| Box::new(r) as Reader);
-        session.stdout = streams.stdout.map(reader).transpose().map_err(broken)?.filter(|_| request.stdout);
-        session.stderr = streams.stderr.map(reader).transpose().map_err(broken)?.filter(|_| request.stderr);
+        let reader =
+            |pipe: OwnedFd| pipe::Receiver::from_owned_fd(pipe).map(|r| Box::new(r) as Reader);
+        session.stdout = streams
+            .stdout
+            .map(reader)
+            .transpose()
+            .map_err(broken)?
+            .filter(|_| request.stdout);
+        session.stderr = streams
+            .stderr
+            .map(reader)
+            .transpose()
+            .map_err(broken)?
+            .filter(|_| request.stderr);
         Ok(session)
     }
 
@@ -95,13 +131,19 @@ impl Node {
         let task = self.pod(&target.uid).ok_or_else(|| unknown(&target.pod))?;
         let waiting = || {
             let reason = task.waiting_reason(&target.container);
-            let message = format!("container \"{}\" in pod \"{}\" is waiting to start: {reason}", target.container, target.pod);
+            let message = format!(
+                "container \"{}\" in pod \"{}\" is waiting to start: {reason}",
+                target.container, target.pod
+            );
             BackendError::BadRequest(message)
         };
         let logs = task.logs(&target.container).ok_or_else(waiting)?;
         let log = if request.previous {
             logs.previous.ok_or_else(|| {
-                BackendError::BadRequest(format!("previous terminated container \"{}\" in pod \"{}\" not found", target.container, target.pod))
+                BackendError::BadRequest(format!(
+                    "previous terminated container \"{}\" in pod \"{}\" not found",
+                    target.container, target.pod
+                ))
             })?
         } else {
             logs.current
@@ -113,14 +155,22 @@ impl Node {
             since: request.since,
             limit: request.limit_bytes,
         });
-        Ok(Box::pin(futures::stream::unfold(chunks, |mut chunks| async { chunks.recv().await.map(|chunk| (chunk, chunks)) })))
+        Ok(Box::pin(futures::stream::unfold(
+            chunks,
+            |mut chunks| async { chunks.recv().await.map(|chunk| (chunk, chunks)) },
+        )))
     }
 }
 
 async fn connect(address: SocketAddr) -> io::Result<Box<dyn Connection>> {
-    let stream = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await.map_err(|_| {
-        io::Error::new(io::ErrorKind::TimedOut, format!("dial tcp {address}: i/o timeout"))
-    })??;
+    let stream = tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address))
+        .await
+        .map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("dial tcp {address}: i/o timeout"),
+            )
+        })??;
     stream.set_nodelay(true)?;
     Ok(Box::new(stream))
 }
@@ -130,7 +180,10 @@ fn unknown(pod: &str) -> BackendError {
 }
 
 fn not_running(target: &Target, reason: &str) -> BackendError {
-    BackendError::BadRequest(format!("container \"{}\" in pod \"{}\" is not running: {reason}", target.container, target.pod))
+    BackendError::BadRequest(format!(
+        "container \"{}\" in pod \"{}\" is not running: {reason}",
+        target.container, target.pod
+    ))
 }
 
 fn failed(address: SocketAddr, error: &io::Error) -> BackendError {
@@ -140,14 +193,23 @@ fn failed(address: SocketAddr, error: &io::Error) -> BackendError {
 /// Connects a session to the master side of a terminal.
 fn terminal(master: OwnedFd, request: &ExecRequest, session: &mut ExecSession) -> io::Result<()> {
     if request.stdin {
-        session.stdin = Some(Box::new(tokio::fs::File::from_std(File::from(master.try_clone()?))));
+        session.stdin = Some(Box::new(tokio::fs::File::from_std(File::from(
+            master.try_clone()?,
+        ))));
     }
-    session.stdout = Some(Box::new(Master(tokio::fs::File::from_std(File::from(master.try_clone()?)))));
+    session.stdout = Some(Box::new(Master(tokio::fs::File::from_std(File::from(
+        master.try_clone()?,
+    )))));
     let (sender, mut sizes) = mpsc::channel::<TerminalSize>(RESIZES);
     session.resize = Some(sender);
     tokio::spawn(async move {
         while let Some(size) = sizes.recv().await {
-            let size = rustix::termios::Winsize { ws_col: size.width, ws_row: size.height, ws_xpixel: 0, ws_ypixel: 0 };
+            let size = rustix::termios::Winsize {
+                ws_col: size.width,
+                ws_row: size.height,
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            };
             if rustix::termios::tcsetwinsize(&master, size).is_err() {
                 return;
             }
@@ -160,9 +222,17 @@ fn terminal(master: OwnedFd, request: &ExecRequest, session: &mut ExecSession) -
 struct Master(tokio::fs::File);
 
 impl AsyncRead for Master {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.0).poll_read(context, buffer) {
-            Poll::Ready(Err(error)) if error.raw_os_error() == Some(nix::errno::Errno::EIO as i32) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error))
+                if error.raw_os_error() == Some(nix::errno::Errno::EIO as i32) =>
+            {
+                Poll::Ready(Ok(()))
+            }
             other => other,
         }
     }

@@ -33,7 +33,12 @@ pub struct NodeConfig {
 
 impl NodeConfig {
     /// The address plan of the embedded cluster with the given folders.
-    pub fn new(run_dir: PathBuf, log_dir: PathBuf, images_file: PathBuf, executable: PathBuf) -> Self {
+    pub fn new(
+        run_dir: PathBuf,
+        log_dir: PathBuf,
+        images_file: PathBuf,
+        executable: PathBuf,
+    ) -> Self {
         Self {
             name: "node1".to_owned(),
             addresses: vec![

@@ -43,7 +43,13 @@ impl Events {
 
     /// Something went wrong.
     pub fn warning(&self, pod: &Pod, reason: &'static str, message: String) {
-        tracing::info!(pod = pod.name_any(), namespace = pod.namespace(), reason, message, "pod event");
+        tracing::info!(
+            pod = pod.name_any(),
+            namespace = pod.namespace(),
+            reason,
+            message,
+            "pod event"
+        );
         self.send(pod, true, reason, message);
     }
 
@@ -56,7 +62,12 @@ impl Events {
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         };
-        let _ = self.0.try_send(Item { pod: reference, warning, reason, message });
+        let _ = self.0.try_send(Item {
+            pod: reference,
+            warning,
+            reason,
+            message,
+        });
     }
 }
 
@@ -65,17 +76,26 @@ async fn write(client: Client, node: String, mut items: mpsc::Receiver<Item>) {
     while let Some(item) = items.recv().await {
         let namespace = item.pod.namespace.clone().unwrap_or_default();
         let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-        let key = (item.pod.uid.clone().unwrap_or_default(), item.reason, item.message.clone());
+        let key = (
+            item.pod.uid.clone().unwrap_or_default(),
+            item.reason,
+            item.message.clone(),
+        );
         if known.len() > REMEMBERED {
             known.clear();
         }
         let result = if let Some((name, count)) = known.get_mut(&key) {
             *count += 1;
             let patch = json!({"count": *count, "lastTimestamp": Time(Timestamp::now())});
-            api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await
+            api.patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await
         } else {
             let now = Timestamp::now();
-            let name = format!("{}.{:x}", item.pod.name.clone().unwrap_or_default(), now.as_nanosecond());
+            let name = format!(
+                "{}.{:x}",
+                item.pod.name.clone().unwrap_or_default(),
+                now.as_nanosecond()
+            );
             let event = event(&node, name.clone(), namespace, item, now);
             let result = api.create(&PostParams::default(), &event).await;
             if result.is_ok() {
@@ -91,7 +111,11 @@ async fn write(client: Client, node: String, mut items: mpsc::Receiver<Item>) {
 
 fn event(node: &str, name: String, namespace: String, item: Item, now: Timestamp) -> Event {
     Event {
-        metadata: kube::api::ObjectMeta { name: Some(name), namespace: Some(namespace), ..Default::default() },
+        metadata: kube::api::ObjectMeta {
+            name: Some(name),
+            namespace: Some(namespace),
+            ..Default::default()
+        },
         involved_object: item.pod,
         type_: Some(if item.warning { "Warning" } else { "Normal" }.to_owned()),
         reason: Some(item.reason.to_owned()),
@@ -99,7 +123,10 @@ fn event(node: &str, name: String, namespace: String, item: Item, now: Timestamp
         count: Some(1),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
-        source: Some(EventSource { component: Some("kubelet".to_owned()), host: Some(node.to_owned()) }),
+        source: Some(EventSource {
+            component: Some("kubelet".to_owned()),
+            host: Some(node.to_owned()),
+        }),
         ..Event::default()
     }
 }

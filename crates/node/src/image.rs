@@ -28,8 +28,18 @@ pub struct Table {
 /// Upstream images that are nothing but a root file system with the usual tools: the host's serves as well.
 /// (Names without registry and tag.)
 const PLAIN: &[&str] = &[
-    "alpine", "alpine/curl", "bash", "busybox", "curlimages/curl", "debian", "nginx", "nicolaka/netshoot", "python",
-    "redis", "postgres", "ubuntu",
+    "alpine",
+    "alpine/curl",
+    "bash",
+    "busybox",
+    "curlimages/curl",
+    "debian",
+    "nginx",
+    "nicolaka/netshoot",
+    "python",
+    "redis",
+    "postgres",
+    "ubuntu",
 ];
 /// Programs of this project; they lie beside our own executable.
 const OWN: &[&str] = &["osm-proxy", "osm-apps"];
@@ -42,9 +52,13 @@ impl Table {
     /// Reads the table; a missing file is an empty table.
     pub fn read(path: &Path) -> io::Result<Self> {
         match std::fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| io::Error::other(format!("{}: {e}", path.display()))),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| io::Error::other(format!("{}: {e}", path.display()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+            Err(error) => Err(io::Error::new(
+                error.kind(),
+                format!("{}: {error}", path.display()),
+            )),
         }
     }
 
@@ -56,22 +70,48 @@ impl Table {
     }
 
     /// Lets `name` stand for a program. The program is shown in the container in /usr/local/bin.
-    pub fn add(&mut self, name: &str, program: Option<&Path>, arguments: Vec<String>, folders: &[PathBuf]) -> io::Result<()> {
+    pub fn add(
+        &mut self,
+        name: &str,
+        program: Option<&Path>,
+        arguments: Vec<String>,
+        folders: &[PathBuf],
+    ) -> io::Result<()> {
         let mut image = Image::default();
         if let Some(program) = program {
             let source = find(program)?;
-            let file_name = source.file_name().ok_or_else(|| io::Error::other(format!("{}: not a program", source.display())))?;
+            let file_name = source
+                .file_name()
+                .ok_or_else(|| io::Error::other(format!("{}: not a program", source.display())))?;
             // A program of a shown folder keeps its place there: it may look for its neighbours.
-            let inside = folders.iter().any(|f| f.canonicalize().is_ok_and(|f| source.starts_with(f)));
-            let target = if inside { source.clone() } else { Path::new(PROGRAMS).join(file_name) };
-            image.command = std::iter::once(target.display().to_string()).chain(arguments).collect();
+            let inside = folders
+                .iter()
+                .any(|f| f.canonicalize().is_ok_and(|f| source.starts_with(f)));
+            let target = if inside {
+                source.clone()
+            } else {
+                Path::new(PROGRAMS).join(file_name)
+            };
+            image.command = std::iter::once(target.display().to_string())
+                .chain(arguments)
+                .collect();
             if !inside {
-                image.mounts.push(Bind { source, target, read_only: true });
+                image.mounts.push(Bind {
+                    source,
+                    target,
+                    read_only: true,
+                });
             }
         }
         for folder in folders {
-            let source = folder.canonicalize().map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", folder.display())))?;
-            image.mounts.push(Bind { target: source.clone(), source, read_only: true });
+            let source = folder
+                .canonicalize()
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", folder.display())))?;
+            image.mounts.push(Bind {
+                target: source.clone(),
+                source,
+                read_only: true,
+            });
         }
         self.images.insert(name.to_owned(), image);
         Ok(())
@@ -120,12 +160,24 @@ impl Table {
 
 fn own(name: &str, source: PathBuf) -> Image {
     let target = Path::new(PROGRAMS).join(name);
-    Image { command: vec![target.display().to_string()], mounts: vec![Bind { source, target, read_only: true }] }
+    Image {
+        command: vec![target.display().to_string()],
+        mounts: vec![Bind {
+            source,
+            target,
+            read_only: true,
+        }],
+    }
 }
 
 /// A program in the folder of ours; when ours is an example or a test, one folder up.
 fn beside(executable: &Path, name: &str) -> Option<PathBuf> {
-    executable.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
+    executable
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }
 
 fn without_tag(name: &str) -> &str {
@@ -147,12 +199,19 @@ fn without_registry(name: &str) -> &str {
 
 /// A program by path, or by name in PATH.
 fn find(program: &Path) -> io::Result<PathBuf> {
-    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("program {} not found", program.display()));
+    let missing = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("program {} not found", program.display()),
+        )
+    };
     if program.components().count() > 1 {
         return program.canonicalize().map_err(|_| missing());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|p| p.is_file());
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|p| p.is_file());
     found.ok_or_else(missing)?.canonicalize()
 }
 
@@ -163,15 +222,42 @@ mod tests {
     #[test]
     fn names_are_found_with_any_registry_and_tag() {
         let mut table = Table::default();
-        table.add("kennethreitz/httpbin", Some(Path::new("/bin/true")), vec!["-x".into()], &[]).unwrap();
+        table
+            .add(
+                "kennethreitz/httpbin",
+                Some(Path::new("/bin/true")),
+                vec!["-x".into()],
+                &[],
+            )
+            .unwrap();
         let exe = Path::new("/nowhere/osm");
-        let ours = table.resolve("docker.io/kennethreitz/httpbin:latest", exe).unwrap();
+        let ours = table
+            .resolve("docker.io/kennethreitz/httpbin:latest", exe)
+            .unwrap();
         assert_eq!(ours.command[1..], ["-x"]);
         assert_eq!(table.resolve("curlimages/curl", exe), Ok(Image::default()));
-        assert_eq!(table.resolve("docker.io/library/nginx:1.25", exe), Ok(Image::default()));
-        assert_eq!(table.resolve("localhost:5000/openservicemesh/osm:v1", exe).unwrap().mounts[0].source, exe);
-        assert!(table.resolve("osm-proxy:dev", exe).unwrap_err().contains("osm-proxy is not beside"));
+        assert_eq!(
+            table.resolve("docker.io/library/nginx:1.25", exe),
+            Ok(Image::default())
+        );
+        assert_eq!(
+            table
+                .resolve("localhost:5000/openservicemesh/osm:v1", exe)
+                .unwrap()
+                .mounts[0]
+                .source,
+            exe
+        );
+        assert!(
+            table
+                .resolve("osm-proxy:dev", exe)
+                .unwrap_err()
+                .contains("osm-proxy is not beside")
+        );
         let unknown = table.resolve("acme/rocket:v2", exe).unwrap_err();
-        assert!(unknown.contains("osm local image add acme/rocket PROGRAM"), "{unknown}");
+        assert!(
+            unknown.contains("osm local image add acme/rocket PROGRAM"),
+            "{unknown}"
+        );
     }
 }

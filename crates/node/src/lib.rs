@@ -4,12 +4,13 @@
 //! (`osm local …`) that puts API server, controllers and node into private namespaces. It must know nothing of meshes.
 
 mod backend;
+pub mod catalog;
 pub mod config;
-pub mod local;
 pub mod container;
 pub mod dns;
 mod events;
 pub mod image;
+pub mod local;
 pub mod logs;
 mod mirror;
 pub mod netns;

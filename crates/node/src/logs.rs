@@ -68,8 +68,16 @@ impl Log {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path)?;
-        Ok(Arc::new(Self { path, open: Mutex::new(Open { file, size: 0 }), progress: watch::Sender::default() }))
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .open(&path)?;
+        Ok(Arc::new(Self {
+            path,
+            open: Mutex::new(Open { file, size: 0 }),
+            progress: watch::Sender::default(),
+        }))
     }
 
     /// Writes what arrives from a container's pipes until both are closed.
@@ -84,13 +92,22 @@ impl Log {
     }
 
     async fn copy(&self, stream: &str, pipe: OwnedFd) {
-        let Ok(mut pipe) = pipe::Receiver::from_owned_fd(pipe) else { return };
+        let Ok(mut pipe) = pipe::Receiver::from_owned_fd(pipe) else {
+            return;
+        };
         let mut buffer = Vec::with_capacity(4096);
         // An error of a pipe means its end too.
         while let Ok(read) = pipe.read_buf(&mut buffer).await {
             let mut done = 0;
-            while let Some(length) = buffer.get(done..).and_then(|rest| rest.iter().position(|b| *b == b'\n')) {
-                self.line(stream, "F", buffer.get(done..done + length).unwrap_or_default());
+            while let Some(length) = buffer
+                .get(done..)
+                .and_then(|rest| rest.iter().position(|b| *b == b'\n'))
+            {
+                self.line(
+                    stream,
+                    "F",
+                    buffer.get(done..done + length).unwrap_or_default(),
+                );
                 done += length + 1;
             }
             buffer.drain(..done);
@@ -115,7 +132,9 @@ impl Log {
         let mut rotated = false;
         if open.size + line.len() as u64 > ROTATE_AT {
             // On failure the log goes on in the same file: better too long than lost.
-            if std::fs::rename(&self.path, older(&self.path)).is_ok() && let Ok(file) = File::create(&self.path) {
+            if std::fs::rename(&self.path, older(&self.path)).is_ok()
+                && let Ok(file) = File::create(&self.path)
+            {
                 *open = Open { file, size: 0 };
                 rotated = true;
             }
@@ -145,7 +164,10 @@ impl Log {
     /// The last text of the log, for termination messages.
     pub fn tail(&self, lines: u64, bytes: usize) -> String {
         let mut text = Vec::new();
-        let part = Part { tail: Some(lines), ..Part::default() };
+        let part = Part {
+            tail: Some(lines),
+            ..Part::default()
+        };
         if let Ok(mut file) = File::open(&self.path) {
             let mut all = Vec::new();
             let _ = file.read_to_end(&mut all);
@@ -184,7 +206,10 @@ async fn send(
     if deliver(lines, &mut left, sender).await.is_err() {
         return Ok(());
     }
-    let later = Part { tail: None, ..part.clone() };
+    let later = Part {
+        tail: None,
+        ..part.clone()
+    };
     while part.follow && left > 0 {
         let now = *progress.borrow_and_update();
         let mut fresh = Vec::new();
@@ -208,7 +233,11 @@ async fn send(
 }
 
 /// Appends whole lines to `out`; a line that is still being written stays in `rest`.
-fn complete_lines(reader: &mut BufReader<File>, rest: &mut Vec<u8>, out: &mut Vec<u8>) -> io::Result<()> {
+fn complete_lines(
+    reader: &mut BufReader<File>,
+    rest: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
     while reader.read_until(b'\n', rest)? > 0 && rest.ends_with(b"\n") {
         out.append(rest);
     }
@@ -220,11 +249,15 @@ fn select(bytes: &[u8], part: &Part, lines: &mut VecDeque<Vec<u8>>) {
     let mut partial = false;
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let mut fields = line.splitn(4, |b| *b == b' ');
-        let (Some(time), Some(_), Some(tag), Some(text)) = (fields.next(), fields.next(), fields.next(), fields.next()) else {
+        let (Some(time), Some(_), Some(tag), Some(text)) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
             continue;
         };
         if let Some(since) = part.since {
-            let time = std::str::from_utf8(time).ok().and_then(|t| t.parse::<Timestamp>().ok());
+            let time = std::str::from_utf8(time)
+                .ok()
+                .and_then(|t| t.parse::<Timestamp>().ok());
             if time.is_some_and(|t| t < since) {
                 continue;
             }
@@ -235,7 +268,11 @@ fn select(bytes: &[u8], part: &Part, lines: &mut VecDeque<Vec<u8>>) {
             out.push(b' ');
         }
         let is_partial = tag == b"P";
-        out.extend_from_slice(if is_partial { text.strip_suffix(b"\n").unwrap_or(text) } else { text });
+        out.extend_from_slice(if is_partial {
+            text.strip_suffix(b"\n").unwrap_or(text)
+        } else {
+            text
+        });
         match lines.back_mut().filter(|_| partial) {
             Some(last) => last.append(&mut out),
             None => lines.push_back(out),
@@ -248,7 +285,11 @@ fn select(bytes: &[u8], part: &Part, lines: &mut VecDeque<Vec<u8>>) {
 }
 
 /// Sends lines in one chunk per call; an error means that the reader is gone.
-async fn deliver(lines: VecDeque<Vec<u8>>, left: &mut u64, sender: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), ()> {
+async fn deliver(
+    lines: VecDeque<Vec<u8>>,
+    left: &mut u64,
+    sender: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), ()> {
     if lines.is_empty() {
         return Ok(());
     }
@@ -284,10 +325,36 @@ mod tests {
         log.line("stderr", "F", b"o");
         log.line("stdout", "F", b"three");
         assert_eq!(text(log.read(Part::default())).await, "one\ntwo\nthree\n");
-        assert_eq!(text(log.read(Part { tail: Some(2), ..Part::default() })).await, "two\nthree\n");
-        assert_eq!(text(log.read(Part { tail: Some(0), ..Part::default() })).await, "");
-        assert_eq!(text(log.read(Part { limit: Some(5), ..Part::default() })).await, "one\nt");
-        let stamped = text(log.read(Part { timestamps: true, tail: Some(1), ..Part::default() })).await;
+        assert_eq!(
+            text(log.read(Part {
+                tail: Some(2),
+                ..Part::default()
+            }))
+            .await,
+            "two\nthree\n"
+        );
+        assert_eq!(
+            text(log.read(Part {
+                tail: Some(0),
+                ..Part::default()
+            }))
+            .await,
+            ""
+        );
+        assert_eq!(
+            text(log.read(Part {
+                limit: Some(5),
+                ..Part::default()
+            }))
+            .await,
+            "one\nt"
+        );
+        let stamped = text(log.read(Part {
+            timestamps: true,
+            tail: Some(1),
+            ..Part::default()
+        }))
+        .await;
         assert!(stamped.ends_with("Z three\n"), "{stamped}");
     }
 
@@ -297,7 +364,10 @@ mod tests {
         let (stdout, out) = io::pipe().unwrap();
         let (stderr, err) = io::pipe().unwrap();
         let recording = tokio::spawn(log.clone().record(stdout.into(), stderr.into()));
-        let mut follow = log.read(Part { follow: true, ..Part::default() });
+        let mut follow = log.read(Part {
+            follow: true,
+            ..Part::default()
+        });
         let mut out = out;
         out.write_all(b"first\n").unwrap();
         assert_eq!(follow.recv().await.unwrap().unwrap(), "first\n");
@@ -315,6 +385,10 @@ mod tests {
         writer.join().unwrap();
         recording.await.unwrap();
         assert!(rest.ends_with("last\n"));
-        assert_eq!(rest.lines().count(), count + 1, "no line is lost by the rotation");
+        assert_eq!(
+            rest.lines().count(),
+            count + 1,
+            "no line is lost by the rotation"
+        );
     }
 }

@@ -22,7 +22,10 @@ pub struct Mirror<K> {
 
 impl<K> Default for Mirror<K> {
     fn default() -> Self {
-        Self { objects: RwLock::default(), version: watch::Sender::new(0) }
+        Self {
+            objects: RwLock::default(),
+            version: watch::Sender::new(0),
+        }
     }
 }
 
@@ -37,7 +40,10 @@ where
 
     /// One object.
     pub fn object(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.objects.read().get(&(namespace.to_owned(), name.to_owned())).cloned()
+        self.objects
+            .read()
+            .get(&(namespace.to_owned(), name.to_owned()))
+            .cloned()
     }
 
     /// Changes whenever the copy does; 0 until the first complete list.
@@ -61,14 +67,18 @@ where
                 Ok(watcher::Event::InitApply(object)) => {
                     listed.insert(key(&object), Arc::new(object));
                 }
-                Ok(watcher::Event::InitDone) => self.change(|objects| *objects = std::mem::take(&mut listed)),
+                Ok(watcher::Event::InitDone) => {
+                    self.change(|objects| *objects = std::mem::take(&mut listed))
+                }
                 Ok(watcher::Event::Apply(object)) => self.change(|objects| {
                     objects.insert(key(&object), Arc::new(object));
                 }),
                 Ok(watcher::Event::Delete(object)) => self.change(|objects| {
                     objects.remove(&key(&object));
                 }),
-                Err(error) => tracing::debug!(kind = std::any::type_name::<K>(), %error, "watch interrupted"),
+                Err(error) => {
+                    tracing::debug!(kind = std::any::type_name::<K>(), %error, "watch interrupted")
+                }
             }
         }
     }

@@ -5,8 +5,8 @@
 
 use std::fs::File;
 use std::io;
-use std::net::TcpStream;
 use std::net::SocketAddr;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,13 @@ impl Netns {
         on_thread(move || {
             unshare(CloneFlags::CLONE_NEWNET)?;
             sysctls(SYSCTLS)?;
-            mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            mount(
+                Some("/proc/thread-self/ns/net"),
+                &target,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )?;
             Ok(())
         })
         .inspect_err(|_| drop(std::fs::remove_file(&path)))?;
@@ -53,7 +59,10 @@ impl Netns {
     }
 
     /// Runs `work` inside the namespace on a thread of its own. Blocks.
-    pub fn enter<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    pub fn enter<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let file = self.file.clone();
         on_thread(move || {
             setns(&*file, CloneFlags::CLONE_NEWNET)?;
@@ -81,7 +90,12 @@ pub fn sysctls(values: &[(&str, &str)]) -> io::Result<()> {
         match std::fs::write(Path::new("/proc/sys").join(name), value) {
             // A kernel without IPv6 has no such files.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}"))),
+            Err(error) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("sysctl {name}={value}: {error}"),
+                ));
+            }
             Ok(()) => {}
         }
     }
@@ -89,7 +103,9 @@ pub fn sysctls(values: &[(&str, &str)]) -> io::Result<()> {
 }
 
 /// Runs `work` on a fresh thread and waits for it.
-pub fn on_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     std::thread::Builder::new()
         .name("namespace".to_owned())
         .spawn(work)?

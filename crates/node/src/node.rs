@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Binding, Endpoints, Namespace, Node as ApiNode, ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{
+    Binding, Endpoints, Namespace, Node as ApiNode, ObjectReference, Pod, Service,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -19,12 +21,13 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::NodeConfig;
+use crate::catalog::Catalog;
 use crate::dns::Dns;
 use crate::events::Events;
 use crate::network::Network;
 use crate::pod::facts::memory_bytes;
 use crate::pod::{PodTask, Shared};
-use crate::services::{Catalog, balance};
+use crate::services::balance;
 
 /// How often the node says that it lives; Kubernetes' default for its status.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -68,7 +71,9 @@ impl Node {
 
     /// Prepares the node's network: addresses, routes, forwarding. Needed before anything can listen on the node's addresses.
     pub async fn start_network(&self) -> anyhow::Result<Network> {
-        Network::start(self.config.clone(), self.netns_dir.clone()).await.context("the node's network")
+        Network::start(self.config.clone(), self.netns_dir.clone())
+            .await
+            .context("the node's network")
     }
 
     /// Turns true when the node is Ready.
@@ -91,7 +96,13 @@ impl Node {
         });
         let _ = self.shared.set(shared.clone());
         let dns = Dns::new(&self.config.cluster_domain, catalog.clone());
-        let addresses: Vec<_> = self.config.addresses.iter().chain([&self.config.dns_address]).map(|a| SocketAddr::new(*a, DNS_PORT)).collect();
+        let addresses: Vec<_> = self
+            .config
+            .addresses
+            .iter()
+            .chain([&self.config.dns_address])
+            .map(|a| SocketAddr::new(*a, DNS_PORT))
+            .collect();
         let loaded = watch::Sender::new(0);
         let loads = loaded.subscribe();
         let everything = || watcher::Config::default();
@@ -110,7 +121,11 @@ impl Node {
         anyhow::bail!("a loop of node {} ended", self.config.name)
     }
 
-    async fn run_pods(&self, shared: &Arc<Shared>, mut loads: watch::Receiver<u64>) -> anyhow::Result<()> {
+    async fn run_pods(
+        &self,
+        shared: &Arc<Shared>,
+        mut loads: watch::Receiver<u64>,
+    ) -> anyhow::Result<()> {
         self.create_dns_service(&shared.client).await?;
         self.register(&shared.client).await?;
         // Pods started earlier would find Services that lead nowhere.
@@ -136,9 +151,16 @@ impl Node {
                     self.seen(shared, pod);
                 }
                 Ok(watcher::Event::InitDone) => {
-                    let missing: Vec<_> =
-                        self.pods.lock().iter().filter(|(uid, _)| !listed.contains(*uid)).map(|(_, t)| t.clone()).collect();
-                    missing.into_iter().for_each(|task| task.update(task.pod(), true));
+                    let missing: Vec<_> = self
+                        .pods
+                        .lock()
+                        .iter()
+                        .filter(|(uid, _)| !listed.contains(*uid))
+                        .map(|(_, t)| t.clone())
+                        .collect();
+                    missing
+                        .into_iter()
+                        .for_each(|task| task.update(task.pod(), true));
                 }
                 Ok(watcher::Event::Apply(pod)) => self.seen(shared, pod),
                 Ok(watcher::Event::Delete(pod)) => {
@@ -153,10 +175,23 @@ impl Node {
 
     fn seen(&self, shared: &Arc<Shared>, pod: Pod) {
         let Some(uid) = pod.uid() else { return };
-        match pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).filter(|n| !n.is_empty()) {
+        match pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.node_name.as_deref())
+            .filter(|n| !n.is_empty())
+        {
             None => {
-                let ours = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).is_none_or(|n| n == "default-scheduler");
-                let gated = pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|g| !g.is_empty());
+                let ours = pod
+                    .spec
+                    .as_ref()
+                    .and_then(|s| s.scheduler_name.as_deref())
+                    .is_none_or(|n| n == "default-scheduler");
+                let gated = pod
+                    .spec
+                    .as_ref()
+                    .and_then(|s| s.scheduling_gates.as_ref())
+                    .is_some_and(|g| !g.is_empty());
                 if ours && !gated && pod.metadata.deletion_timestamp.is_none() {
                     tokio::spawn(bind(shared.clone(), pod));
                 }
@@ -198,33 +233,58 @@ impl Node {
             "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": architecture(),
             "node-role.kubernetes.io/control-plane": "",
         });
-        let pod_cidrs: Vec<_> = self.config.pod_cidrs.iter().map(ToString::to_string).collect();
+        let pod_cidrs: Vec<_> = self
+            .config
+            .pod_cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let node = serde_json::from_value(json!({
             "metadata": {"name": self.config.name, "labels": labels},
             "spec": {"podCIDR": pod_cidrs.first(), "podCIDRs": pod_cidrs}
         }))?;
         match api.create(&PostParams::default(), &node).await {
             Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(()),
-            other => other.map(drop).with_context(|| format!("node {} could not be registered", self.config.name)),
+            other => other
+                .map(drop)
+                .with_context(|| format!("node {} could not be registered", self.config.name)),
         }
     }
 
     /// Writes the Node's status.
     async fn report(&self, client: &Client) -> anyhow::Result<()> {
         let api: Api<ApiNode> = Api::all(client.clone());
-        let before = api.get_status(&self.config.name).await?.status.unwrap_or_default();
+        let before = api
+            .get_status(&self.config.name)
+            .await?
+            .status
+            .unwrap_or_default();
         let now = Time(Timestamp::now());
         let condition = |kind: &str, value: &str, reason: &str, message: &str| {
-            let since = before.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == value);
-            let since = since.and_then(|c| c.last_transition_time.clone()).unwrap_or_else(|| now.clone());
+            let since = before
+                .conditions
+                .iter()
+                .flatten()
+                .find(|c| c.type_ == kind && c.status == value);
+            let since = since
+                .and_then(|c| c.last_transition_time.clone())
+                .unwrap_or_else(|| now.clone());
             json!({"type": kind, "status": value, "reason": reason, "message": message,
                    "lastHeartbeatTime": now, "lastTransitionTime": since})
         };
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from).to_string();
+        let cpus = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .to_string();
         let memory = format!("{}Ki", memory_bytes() / 1024);
         let resources = json!({"cpu": cpus, "memory": memory, "pods": MOST_PODS.to_string(), "ephemeral-storage": "10Gi"});
-        let addresses = self.config.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a.to_string()}));
-        let addresses: Vec<_> = addresses.chain([json!({"type": "Hostname", "address": self.config.name})]).collect();
+        let addresses = self
+            .config
+            .addresses
+            .iter()
+            .map(|a| json!({"type": "InternalIP", "address": a.to_string()}));
+        let addresses: Vec<_> = addresses
+            .chain([json!({"type": "Hostname", "address": self.config.name})])
+            .collect();
         let status = json!({"status": {
             "capacity": resources, "allocatable": resources, "addresses": addresses,
             "conditions": [
@@ -240,7 +300,12 @@ impl Node {
                 "kubeletVersion": concat!("v1.33.0-osm-local-", env!("CARGO_PKG_VERSION")), "kubeProxyVersion": "",
             },
         }});
-        api.patch_status(&self.config.name, &PatchParams::default(), &Patch::Merge(&status)).await?;
+        api.patch_status(
+            &self.config.name,
+            &PatchParams::default(),
+            &Patch::Merge(&status),
+        )
+        .await?;
         Ok(())
     }
 
@@ -281,7 +346,9 @@ impl Node {
 fn ignore_existing<T>(result: kube::Result<T>) -> anyhow::Result<()> {
     match result {
         Err(kube::Error::Api(answer)) if answer.code == 409 => Ok(()),
-        other => other.map(drop).context("the cluster's DNS Service could not be made"),
+        other => other
+            .map(drop)
+            .context("the cluster's DNS Service could not be made"),
     }
 }
 
@@ -291,7 +358,12 @@ async fn bind(shared: Arc<Shared>, pod: Pod) {
     let node = &shared.config.name;
     let api: Api<Pod> = Api::namespaced(shared.client.clone(), &namespace);
     let binding = Binding {
-        metadata: kube::api::ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.clone()), uid: pod.uid(), ..Default::default() },
+        metadata: kube::api::ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(namespace.clone()),
+            uid: pod.uid(),
+            ..Default::default()
+        },
         target: ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Node".to_owned()),
@@ -299,11 +371,25 @@ async fn bind(shared: Arc<Shared>, pod: Pod) {
             ..ObjectReference::default()
         },
     };
-    match api.create_subresource::<_, serde_json::Value>("binding", &name, &PostParams::default(), &binding).await {
-        Ok(_) => shared.events.normal(&pod, "Scheduled", format!("Successfully assigned {namespace}/{name} to {node}")),
+    match api
+        .create_subresource::<_, serde_json::Value>(
+            "binding",
+            &name,
+            &PostParams::default(),
+            &binding,
+        )
+        .await
+    {
+        Ok(_) => shared.events.normal(
+            &pod,
+            "Scheduled",
+            format!("Successfully assigned {namespace}/{name} to {node}"),
+        ),
         // Bound already, or gone.
         Err(kube::Error::Api(answer)) if answer.code == 409 || answer.code == 404 => {}
-        Err(error) => shared.events.warning(&pod, "FailedScheduling", format!("{node}: {error}")),
+        Err(error) => shared
+            .events
+            .warning(&pod, "FailedScheduling", format!("{node}: {error}")),
     }
 }
 
@@ -318,9 +404,14 @@ fn architecture() -> &'static str {
 
 fn os_image() -> String {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    text.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).map_or_else(|| "Linux".to_owned(), |n| n.trim_matches('"').to_owned())
+    text.lines()
+        .find_map(|l| l.strip_prefix("PRETTY_NAME="))
+        .map_or_else(|| "Linux".to_owned(), |n| n.trim_matches('"').to_owned())
 }
 
 fn file_line(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }

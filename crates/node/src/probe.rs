@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::services::port_number;
+use crate::catalog::port_number;
 
 /// How much of a failing answer is shown.
 const BODY_SHOWN: usize = 10 * 1024;
@@ -35,9 +35,19 @@ pub struct Schedule {
 impl From<&Probe> for Schedule {
     fn from(probe: &Probe) -> Self {
         let seconds = |value: Option<i32>, default: u64| {
-            Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default))
+            Duration::from_secs(
+                value
+                    .and_then(|v| u64::try_from(v).ok())
+                    .filter(|v| *v > 0)
+                    .unwrap_or(default),
+            )
         };
-        let count = |value: Option<i32>, default| value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
+        let count = |value: Option<i32>, default| {
+            value
+                .and_then(|v| u32::try_from(v).ok())
+                .filter(|v| *v > 0)
+                .unwrap_or(default)
+        };
         Self {
             delay: seconds(probe.initial_delay_seconds, 0),
             period: seconds(probe.period_seconds, 10),
@@ -58,25 +68,53 @@ pub struct Tally {
 impl Tally {
     /// Counts an answer; `Some` when a threshold is reached (again).
     pub fn count(&mut self, good: bool, schedule: &Schedule) -> Option<bool> {
-        self.run = if self.last_good == Some(good) { self.run.saturating_add(1) } else { 1 };
+        self.run = if self.last_good == Some(good) {
+            self.run.saturating_add(1)
+        } else {
+            1
+        };
         self.last_good = Some(good);
-        (self.run >= if good { schedule.successes } else { schedule.failures }).then_some(good)
+        (self.run
+            >= if good {
+                schedule.successes
+            } else {
+                schedule.failures
+            })
+        .then_some(good)
     }
 }
 
 /// Sends an `httpGet`; the error is the kubelet's text.
-pub async fn http_get(action: &HTTPGetAction, container: &Container, pod_ip: IpAddr, timeout: Duration) -> Result<(), String> {
+pub async fn http_get(
+    action: &HTTPGetAction,
+    container: &Container,
+    pod_ip: IpAddr,
+    timeout: Duration,
+) -> Result<(), String> {
     let port = container_port(&action.port, container)?;
     let ip = match action.host.as_deref().filter(|h| !h.is_empty()) {
-        Some(host) => host.parse().map_err(|_| format!("httpGet.host {host:?} is not an address"))?,
+        Some(host) => host
+            .parse()
+            .map_err(|_| format!("httpGet.host {host:?} is not an address"))?,
         None => pod_ip,
     };
     let https = action.scheme.as_deref() == Some("HTTPS");
-    let path = action.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let path = action
+        .path
+        .as_deref()
+        .filter(|p| !p.is_empty())
+        .unwrap_or("/");
+    let path = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    };
     let address = SocketAddr::new(ip, port);
     let url = format!("{}://{address}{path}", if https { "https" } else { "http" });
-    let mut request = http::Request::get(&path).header("User-Agent", "kube-probe/1.33").header("Accept", "*/*").header("Connection", "close");
+    let mut request = http::Request::get(&path)
+        .header("User-Agent", "kube-probe/1.33")
+        .header("Accept", "*/*")
+        .header("Connection", "close");
     let mut host = address.to_string();
     for header in action.http_headers.iter().flatten() {
         if header.name.eq_ignore_ascii_case("host") {
@@ -85,13 +123,21 @@ pub async fn http_get(action: &HTTPGetAction, container: &Container, pod_ip: IpA
             request = request.header(&header.name, &header.value);
         }
     }
-    let request = request.header("Host", host).body(Empty::<Bytes>::new()).map_err(|e| format!("httpGet: {e}"))?;
+    let request = request
+        .header("Host", host)
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| format!("httpGet: {e}"))?;
     let answer = async {
-        let tcp = TcpStream::connect(address).await.map_err(|e| format!("Get \"{url}\": dial tcp {address}: {}", plain(&e)))?;
+        let tcp = TcpStream::connect(address)
+            .await
+            .map_err(|e| format!("Get \"{url}\": dial tcp {address}: {}", plain(&e)))?;
         if https {
             let name = rustls::pki_types::ServerName::IpAddress(ip.into());
             let connector = tokio_rustls::TlsConnector::from(unverified());
-            let tls = connector.connect(name, tcp).await.map_err(|e| format!("Get \"{url}\": {e}"))?;
+            let tls = connector
+                .connect(name, tcp)
+                .await
+                .map_err(|e| format!("Get \"{url}\": {e}"))?;
             exchange(tls, request, &url).await
         } else {
             exchange(tcp, request, &url).await
@@ -102,12 +148,18 @@ pub async fn http_get(action: &HTTPGetAction, container: &Container, pod_ip: IpA
         .unwrap_or_else(|_| Err(format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)")))
 }
 
-async fn exchange<S>(stream: S, request: http::Request<Empty<Bytes>>, url: &str) -> Result<(), String>
+async fn exchange<S>(
+    stream: S,
+    request: http::Request<Empty<Bytes>>,
+    url: &str,
+) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let failed = |e: hyper::Error| format!("Get \"{url}\": {e}");
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
     let connection = tokio::spawn(connection);
     let result = async {
         let answer = sender.send_request(request).await.map_err(failed)?;
@@ -117,7 +169,10 @@ where
         }
         // Read for the connection's sake; the kubelet shows the code only.
         let _ = Limited::new(answer.into_body(), BODY_SHOWN).collect().await;
-        Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
+        Err(format!(
+            "HTTP probe failed with statuscode: {}",
+            status.as_u16()
+        ))
     }
     .await;
     connection.abort();
@@ -125,10 +180,18 @@ where
 }
 
 /// Opens and closes a TCP connection.
-pub async fn tcp_connect(host: Option<&str>, port: &IntOrString, container: &Container, pod_ip: IpAddr, timeout: Duration) -> Result<(), String> {
+pub async fn tcp_connect(
+    host: Option<&str>,
+    port: &IntOrString,
+    container: &Container,
+    pod_ip: IpAddr,
+    timeout: Duration,
+) -> Result<(), String> {
     let port = container_port(port, container)?;
     let ip = match host.filter(|h| !h.is_empty()) {
-        Some(host) => host.parse().map_err(|_| format!("tcpSocket.host {host:?} is not an address"))?,
+        Some(host) => host
+            .parse()
+            .map_err(|_| format!("tcpSocket.host {host:?} is not an address"))?,
         None => pod_ip,
     };
     let address = SocketAddr::new(ip, port);
@@ -149,10 +212,15 @@ fn plain(error: &std::io::Error) -> String {
 
 fn container_port(port: &IntOrString, container: &Container) -> Result<u16, String> {
     let named = |name: &str| {
-        let port = container.ports.iter().flatten().find(|p| p.name.as_deref() == Some(name))?;
+        let port = container
+            .ports
+            .iter()
+            .flatten()
+            .find(|p| p.name.as_deref() == Some(name))?;
         u16::try_from(port.container_port).ok()
     };
-    port_number(port, named).ok_or_else(|| format!("container {:?} has no port {port:?}", container.name))
+    port_number(port, named)
+        .ok_or_else(|| format!("container {:?} has no port {port:?}", container.name))
 }
 
 /// A TLS configuration that takes any certificate: kubelets do not verify what they probe.
@@ -217,12 +285,24 @@ mod tests {
 
     #[test]
     fn thresholds_count_answers_in_a_row() {
-        let schedule = Schedule { successes: 2, failures: 3, ..Schedule::from(&Probe::default()) };
+        let schedule = Schedule {
+            successes: 2,
+            failures: 3,
+            ..Schedule::from(&Probe::default())
+        };
         let mut tally = Tally::default();
-        let answers = [true, true, false, false, true, false, false, false, false, true, true];
-        let verdicts: Vec<_> = answers.iter().map(|good| tally.count(*good, &schedule)).collect();
+        let answers = [
+            true, true, false, false, true, false, false, false, false, true, true,
+        ];
+        let verdicts: Vec<_> = answers
+            .iter()
+            .map(|good| tally.count(*good, &schedule))
+            .collect();
         let (up, down) = (Some(true), Some(false));
-        assert_eq!(verdicts, [None, up, None, None, None, None, None, down, down, None, up]);
+        assert_eq!(
+            verdicts,
+            [None, up, None, None, None, None, None, down, down, None, up]
+        );
     }
 
     #[tokio::test]
@@ -232,12 +312,25 @@ mod tests {
         let container = Container::default();
         let ip = "127.0.0.1".parse().unwrap();
         let number = IntOrString::Int(i32::from(port));
-        assert_eq!(tcp_connect(None, &number, &container, ip, Duration::from_secs(1)).await, Ok(()));
+        assert_eq!(
+            tcp_connect(None, &number, &container, ip, Duration::from_secs(1)).await,
+            Ok(())
+        );
         drop(listener);
-        let error = tcp_connect(None, &number, &container, ip, Duration::from_secs(1)).await.unwrap_err();
-        assert_eq!(error, format!("dial tcp 127.0.0.1:{port}: connect: connection refused"));
-        let action = HTTPGetAction { port: number, ..HTTPGetAction::default() };
-        let error = http_get(&action, &container, ip, Duration::from_secs(1)).await.unwrap_err();
+        let error = tcp_connect(None, &number, &container, ip, Duration::from_secs(1))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error,
+            format!("dial tcp 127.0.0.1:{port}: connect: connection refused")
+        );
+        let action = HTTPGetAction {
+            port: number,
+            ..HTTPGetAction::default()
+        };
+        let error = http_get(&action, &container, ip, Duration::from_secs(1))
+            .await
+            .unwrap_err();
         assert!(error.contains("connection refused"), "{error}");
     }
 }

@@ -5,122 +5,31 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Endpoints, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::api::core::v1::Service;
 use tokio::io::AsyncWriteExt;
 
 use crate::NodeConfig;
-use crate::mirror::{Key, Mirror};
+use crate::catalog::{Backend, Catalog, cluster_ips};
+use crate::mirror::Key;
 
 /// Changes that arrive within this time are loaded together.
 const BURST: Duration = Duration::from_millis(20);
 /// `nft` answers in milliseconds; longer means that it hangs.
 const LOAD_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What balancing and DNS read.
-#[derive(Default)]
-pub struct Catalog {
-    /// All Services.
-    pub services: Mirror<Service>,
-    /// Their Endpoints.
-    pub endpoints: Mirror<Endpoints>,
-    /// Their EndpointSlices: the only place where addresses of a second family are.
-    pub slices: Mirror<EndpointSlice>,
-}
-
-/// A ready endpoint of a Service port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Backend {
-    /// Address of the pod.
-    pub ip: IpAddr,
-    /// Target port.
-    pub port: u16,
-    /// Host name of the pod, for DNS.
-    pub hostname: Option<String>,
-}
-
-// === impl Catalog ===
-
-impl Catalog {
-    /// Ready endpoints of one port of a Service, per family from EndpointSlices or else from Endpoints.
-    pub fn backends(&self, key: &Key, port: &ServicePort) -> Vec<Backend> {
-        let mut found = BTreeSet::new();
-        let slices = self.slices.snapshot();
-        let of_service = slices.range((key.0.clone(), String::new())..).take_while(|((namespace, _), _)| *namespace == key.0);
-        for (_, slice) in of_service.filter(|(_, s)| service_of(s) == Some(&key.1)) {
-            let ports = slice.ports.iter().flatten().filter(|p| same_port(p.name.as_deref(), p.protocol.as_deref(), port));
-            for number in ports.filter_map(|p| u16::try_from(p.port?).ok()) {
-                for endpoint in &slice.endpoints {
-                    if endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true) {
-                        found.extend(endpoint.addresses.iter().filter_map(|a| {
-                            Some(Backend { ip: a.parse().ok()?, port: number, hostname: endpoint.hostname.clone() })
-                        }));
-                    }
-                }
-            }
-        }
-        let families: BTreeSet<bool> = found.iter().map(|b: &Backend| b.ip.is_ipv4()).collect();
-        if let Some(endpoints) = self.endpoints.object(&key.0, &key.1) {
-            for subset in endpoints.subsets.iter().flatten() {
-                let ports = subset.ports.iter().flatten().filter(|p| same_port(p.name.as_deref(), p.protocol.as_deref(), port));
-                for number in ports.filter_map(|p| u16::try_from(p.port).ok()) {
-                    found.extend(subset.addresses.iter().flatten().filter_map(|a| {
-                        let ip: IpAddr = a.ip.parse().ok()?;
-                        (!families.contains(&ip.is_ipv4())).then(|| Backend { ip, port: number, hostname: a.hostname.clone() })
-                    }));
-                }
-            }
-        }
-        found.into_iter().collect()
-    }
-
-    /// Ready endpoints of a Service whatever the port; a headless Service may have no ports at all.
-    pub fn hosts(&self, key: &Key, service: &Service) -> Vec<Backend> {
-        let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
-        let mut found: BTreeSet<Backend> =
-            ports.flat_map(|p| self.backends(key, p)).map(|b| Backend { port: 0, ..b }).collect();
-        if found.is_empty() && let Some(endpoints) = self.endpoints.object(&key.0, &key.1) {
-            let addresses = endpoints.subsets.iter().flatten().flat_map(|s| s.addresses.iter().flatten());
-            found.extend(addresses.filter_map(|a| {
-                Some(Backend { ip: a.ip.parse().ok()?, port: 0, hostname: a.hostname.clone() })
-            }));
-        }
-        found.into_iter().collect()
-    }
-}
-
-fn service_of(slice: &EndpointSlice) -> Option<&String> {
-    slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")
-}
-
-fn same_port(name: Option<&str>, protocol: Option<&str>, port: &ServicePort) -> bool {
-    name.unwrap_or_default() == port.name.as_deref().unwrap_or_default()
-        && protocol.unwrap_or("TCP") == port.protocol.as_deref().unwrap_or("TCP")
-}
-
-/// The cluster addresses of a Service; none if it is headless.
-pub fn cluster_ips(service: &Service) -> Vec<IpAddr> {
-    let Some(spec) = &service.spec else { return Vec::new() };
-    let many = spec.cluster_ips.iter().flatten().filter_map(|a| a.parse().ok()).collect::<Vec<_>>();
-    if many.is_empty() { spec.cluster_ip.iter().filter_map(|a| a.parse().ok()).collect() } else { many }
-}
-
-/// The port number of a `targetPort` or probe port that may be a name; `named` looks names up.
-pub fn port_number(port: &IntOrString, named: impl Fn(&str) -> Option<u16>) -> Option<u16> {
-    match port {
-        IntOrString::Int(number) => u16::try_from(*number).ok(),
-        IntOrString::String(name) => name.parse().ok().or_else(|| named(name)),
-    }
-}
-
 /// Keeps the node's nft table equal to the Services until dropped. `loaded` is told of every load.
-pub async fn balance(config: &NodeConfig, catalog: &Catalog, loaded: tokio::sync::watch::Sender<u64>) {
-    let (mut services, mut endpoints, mut slices) =
-        (catalog.services.changes(), catalog.endpoints.changes(), catalog.slices.changes());
+pub async fn balance(
+    config: &NodeConfig,
+    catalog: &Catalog,
+    loaded: tokio::sync::watch::Sender<u64>,
+) {
+    let (mut services, mut endpoints, mut slices) = (
+        catalog.services.changes(),
+        catalog.endpoints.changes(),
+        catalog.slices.changes(),
+    );
     catalog.services.ready().await;
     catalog.endpoints.ready().await;
     let mut last = String::new();
@@ -163,32 +72,62 @@ fn ruleset(config: &NodeConfig, catalog: &Catalog) -> String {
     let mut chains = String::new();
     let mut hairpin = BTreeSet::new();
     for (key, service) in catalog.services.snapshot().iter() {
-        add_service(config, catalog, key, service, &mut frontends, &mut chains, &mut hairpin);
+        add_service(
+            config,
+            catalog,
+            key,
+            service,
+            &mut frontends,
+            &mut chains,
+            &mut hairpin,
+        );
     }
-    let mut out = String::from("table inet cluster {}\ndelete table inet cluster\ntable inet cluster {\n");
+    let mut out =
+        String::from("table inet cluster {}\ndelete table inet cluster\ntable inet cluster {\n");
     for (suffix, family, v4) in [("4", "ipv4_addr", true), ("6", "ipv6_addr", false)] {
         let elements = frontends.iter().filter(|((ip, ..), _)| ip.is_ipv4() == v4);
-        let elements: Vec<_> =
-            elements.map(|((ip, protocol, port), chain)| format!("{ip} . {protocol} . {port} : goto {chain}")).collect();
-        let _ = writeln!(out, "  map services{suffix} {{\n    type {family} . inet_proto . inet_service : verdict;");
+        let elements: Vec<_> = elements
+            .map(|((ip, protocol, port), chain)| {
+                format!("{ip} . {protocol} . {port} : goto {chain}")
+            })
+            .collect();
+        let _ = writeln!(
+            out,
+            "  map services{suffix} {{\n    type {family} . inet_proto . inet_service : verdict;"
+        );
         list(&mut out, &elements);
-        let _ = writeln!(out, "  set hairpin{suffix} {{\n    type {family} . {family};");
-        let pairs: Vec<_> = hairpin.iter().filter(|ip: &&IpAddr| ip.is_ipv4() == v4).map(|ip| format!("{ip} . {ip}")).collect();
+        let _ = writeln!(
+            out,
+            "  set hairpin{suffix} {{\n    type {family} . {family};"
+        );
+        let pairs: Vec<_> = hairpin
+            .iter()
+            .filter(|ip: &&IpAddr| ip.is_ipv4() == v4)
+            .map(|ip| format!("{ip} . {ip}"))
+            .collect();
         list(&mut out, &pairs);
     }
     out.push_str(&chains);
     for (chain, hook) in [("arriving", "prerouting"), ("leaving", "output")] {
-        let _ = writeln!(out, "  chain {chain} {{\n    type nat hook {hook} priority -100; policy accept;");
+        let _ = writeln!(
+            out,
+            "  chain {chain} {{\n    type nat hook {hook} priority -100; policy accept;"
+        );
         out.push_str("    ip daddr . meta l4proto . th dport vmap @services4\n");
         out.push_str("    ip6 daddr . meta l4proto . th dport vmap @services6\n  }\n");
     }
-    out.push_str("  chain returning {\n    type nat hook postrouting priority 100; policy accept;\n");
+    out.push_str(
+        "  chain returning {\n    type nat hook postrouting priority 100; policy accept;\n",
+    );
     out.push_str("    ip saddr . ip daddr @hairpin4 masquerade\n    ip6 saddr . ip6 daddr @hairpin6 masquerade\n  }\n");
     // What is still addressed to a ClusterIP here has no endpoint (or no such port): refuse at once. TCP reset and not
     // ICMP, for ICMPv6 makes connect() wait a second.
     out.push_str("  chain refused {\n    meta l4proto tcp reject with tcp reset\n    reject with icmpx type port-unreachable\n  }\n");
     for (chain, hook) in [("passing", "forward"), ("own", "output")] {
-        let _ = writeln!(out, "  chain {chain} {{\n    type filter hook {hook} priority 0; policy accept;");
+        let _ = writeln!(
+            out,
+            "  chain {chain} {{\n    type filter hook {hook} priority 0; policy accept;"
+        );
         out.push_str("    fib daddr type local accept\n");
         for range in &config.service_cidrs {
             let family = if range.addr().is_ipv4() { "ip" } else { "ip6" };
@@ -218,8 +157,17 @@ fn add_service(
 ) {
     let Some(spec) = &service.spec else { return };
     let mut addresses = cluster_ips(service);
-    let balancers = service.status.iter().flat_map(|s| s.load_balancer.iter()).flat_map(|l| l.ingress.iter().flatten());
-    addresses.extend(spec.external_ips.iter().flatten().filter_map(|a| a.parse::<IpAddr>().ok()));
+    let balancers = service
+        .status
+        .iter()
+        .flat_map(|s| s.load_balancer.iter())
+        .flat_map(|l| l.ingress.iter().flatten());
+    addresses.extend(
+        spec.external_ips
+            .iter()
+            .flatten()
+            .filter_map(|a| a.parse::<IpAddr>().ok()),
+    );
     addresses.extend(balancers.filter_map(|i| i.ip.as_ref()?.parse::<IpAddr>().ok()));
     addresses.retain(|a| *a != config.dns_address);
     let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
@@ -234,10 +182,25 @@ fn add_service(
             let of_family: Vec<_> = backends.iter().filter(|b| b.ip.is_ipv4() == v4).collect();
             let mut ways = Vec::new();
             if let Ok(number) = u16::try_from(port.port) {
-                ways.extend(addresses.iter().filter(|a| a.is_ipv4() == v4).map(|a| (*a, protocol, number)));
+                ways.extend(
+                    addresses
+                        .iter()
+                        .filter(|a| a.is_ipv4() == v4)
+                        .map(|a| (*a, protocol, number)),
+                );
             }
-            if let Some(number) = port.node_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0) {
-                ways.extend(config.addresses.iter().filter(|a| a.is_ipv4() == v4).map(|a| (*a, protocol, number)));
+            if let Some(number) = port
+                .node_port
+                .and_then(|n| u16::try_from(n).ok())
+                .filter(|n| *n > 0)
+            {
+                ways.extend(
+                    config
+                        .addresses
+                        .iter()
+                        .filter(|a| a.is_ipv4() == v4)
+                        .map(|a| (*a, protocol, number)),
+                );
             }
             if of_family.is_empty() || ways.is_empty() {
                 continue;
@@ -250,18 +213,46 @@ fn add_service(
     }
 }
 
-fn write_chain(out: &mut String, chain: &str, family: &str, protocol: &str, sticky: bool, backends: &[&Backend], key: &Key) {
+fn write_chain(
+    out: &mut String,
+    chain: &str,
+    family: &str,
+    protocol: &str,
+    sticky: bool,
+    backends: &[&Backend],
+    key: &Key,
+) {
     let _ = writeln!(out, "  chain {chain} {{ # {}/{}", key.0, key.1);
-    let choice = if sticky { format!("jhash {family} saddr") } else { "numgen random".to_owned() };
+    let choice = if sticky {
+        format!("jhash {family} saddr")
+    } else {
+        "numgen random".to_owned()
+    };
     match backends {
-        [Backend { ip: IpAddr::V4(ip), port, .. }] => {
+        [
+            Backend {
+                ip: IpAddr::V4(ip),
+                port,
+                ..
+            },
+        ] => {
             let _ = writeln!(out, "    meta l4proto {protocol} dnat ip to {ip}:{port}");
         }
-        [Backend { ip: IpAddr::V6(ip), port, .. }] => {
+        [
+            Backend {
+                ip: IpAddr::V6(ip),
+                port,
+                ..
+            },
+        ] => {
             let _ = writeln!(out, "    meta l4proto {protocol} dnat ip6 to [{ip}]:{port}");
         }
         many => {
-            let choices: Vec<_> = many.iter().enumerate().map(|(i, b)| format!("{i} : {} . {}", b.ip, b.port)).collect();
+            let choices: Vec<_> = many
+                .iter()
+                .enumerate()
+                .map(|(i, b)| format!("{i} : {} . {}", b.ip, b.port))
+                .collect();
             let _ = writeln!(
                 out,
                 "    meta l4proto {protocol} dnat {family} to {choice} mod {} map {{ {} }}",
@@ -292,17 +283,19 @@ pub async fn load(rules: &str) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    Err(io::Error::other(format!("nft: {}", String::from_utf8_lossy(&output.stderr).trim())))
+    Err(io::Error::other(format!(
+        "nft: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    )))
 }
-
-/// What balancing needs, shared between tasks.
-pub type SharedCatalog = Arc<Catalog>;
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Endpoints;
     use serde_json::json;
 
     use super::*;
+    use crate::mirror::Mirror;
 
     fn catalog() -> Catalog {
         let service = |name: &str, ip: &str, affinity: &str| {
@@ -339,7 +332,12 @@ mod tests {
     }
 
     fn config() -> NodeConfig {
-        NodeConfig::new("/run".into(), "/log".into(), "/images".into(), "/exe".into())
+        NodeConfig::new(
+            "/run".into(),
+            "/log".into(),
+            "/images".into(),
+            "/exe".into(),
+        )
     }
 
     #[test]
@@ -348,26 +346,18 @@ mod tests {
         assert!(rules.contains("10.96.1.1 . tcp . 80 : goto"), "{rules}");
         assert!(rules.contains("dnat ip to numgen random mod 2 map { 0 : 10.244.0.5 . 8080, 1 : 10.244.0.6 . 8080 }"), "{rules}");
         assert!(rules.contains("dnat ip to 10.244.0.5:8080"), "{rules}");
-        assert!(rules.contains("dnat ip to jhash ip saddr mod 2 map"), "{rules}");
-        assert!(!rules.contains("10.96.1.3"), "no endpoint, no translation: {rules}");
-        assert!(!rules.contains("10.96.0.10"), "DNS is local to the node: {rules}");
+        assert!(
+            rules.contains("dnat ip to jhash ip saddr mod 2 map"),
+            "{rules}"
+        );
+        assert!(
+            !rules.contains("10.96.1.3"),
+            "no endpoint, no translation: {rules}"
+        );
+        assert!(
+            !rules.contains("10.96.0.10"),
+            "DNS is local to the node: {rules}"
+        );
         assert!(rules.contains("10.244.0.6 . 10.244.0.6"), "{rules}");
-    }
-
-    #[test]
-    fn slices_add_the_second_family_and_unready_ones_are_left_out() {
-        let mut catalog = catalog();
-        catalog.slices = Mirror::fixed([serde_json::from_value::<EndpointSlice>(json!({
-            "metadata": {"namespace": "default", "name": "web-6", "labels": {"kubernetes.io/service-name": "web"}},
-            "addressType": "IPv6",
-            "endpoints": [{"addresses": ["fd44::5"]}, {"addresses": ["fd44::6"], "conditions": {"ready": false}}],
-            "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]
-        }))
-        .unwrap()]);
-        let key = ("default".to_owned(), "web".to_owned());
-        let service = catalog.services.object("default", "web").unwrap();
-        let port = &service.spec.as_ref().unwrap().ports.as_ref().unwrap()[0];
-        let ips: Vec<_> = catalog.backends(&key, port).into_iter().map(|b| b.ip.to_string()).collect();
-        assert_eq!(ips, ["10.244.0.5", "10.244.0.6", "fd44::5"]);
     }
 }

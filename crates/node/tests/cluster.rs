@@ -85,13 +85,19 @@ impl Cluster {
     /// `None` (with the reason printed) where it cannot run.
     fn up() -> Option<Self> {
         for program in ["nft", "kubectl", "python3", "curl"] {
-            if Command::new("which").arg(program).output().map_or(true, |o| !o.status.success()) {
+            if Command::new("which")
+                .arg(program)
+                .output()
+                .map_or(true, |o| !o.status.success())
+            {
                 println!("skipped: {program} is not installed");
                 return None;
             }
         }
         if !nix::unistd::geteuid().is_root() {
-            println!("skipped: this test looks at processes and mounts of the whole machine as root");
+            println!(
+                "skipped: this test looks at processes and mounts of the whole machine as root"
+            );
             return None;
         }
         let own = std::env::current_exe().expect("own path");
@@ -101,7 +107,10 @@ impl Cluster {
         };
         let up = cluster.local(&["up", "--name", "test"]);
         assert!(up.status.success(), "{up:?}");
-        assert!(text(&up).contains(&format!("export KUBECONFIG={}", cluster.kubeconfig().display())));
+        assert!(text(&up).contains(&format!(
+            "export KUBECONFIG={}",
+            cluster.kubeconfig().display()
+        )));
         Some(cluster)
     }
 
@@ -114,11 +123,20 @@ impl Cluster {
     }
 
     fn local(&self, arguments: &[&str]) -> Output {
-        Command::new(&self.program).arg("local").args(arguments).env("OSM_LOCAL_DIR", self.dir()).output().expect("osm local runs")
+        Command::new(&self.program)
+            .arg("local")
+            .args(arguments)
+            .env("OSM_LOCAL_DIR", self.dir())
+            .output()
+            .expect("osm local runs")
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Output {
-        Command::new("kubectl").args(arguments).env("KUBECONFIG", self.kubeconfig()).output().expect("kubectl runs")
+        Command::new("kubectl")
+            .args(arguments)
+            .env("KUBECONFIG", self.kubeconfig())
+            .output()
+            .expect("kubectl runs")
     }
 
     /// Repeats a kubectl command until its output is right.
@@ -130,14 +148,27 @@ impl Cluster {
             if output.status.success() && right(&out) {
                 return out;
             }
-            assert!(begun.elapsed() < PATIENCE, "{arguments:?}: {output:?}\n{}", fs::read_to_string(self.dir().join("daemon.log")).unwrap_or_default());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{arguments:?}: {output:?}\n{}",
+                fs::read_to_string(self.dir().join("daemon.log")).unwrap_or_default()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     fn curl(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = self.kubectl(&[&["exec", "curl", "--", "curl", "-sS", "--max-time", "5"], arguments].concat());
-        (output.status.code(), text(&output) + &String::from_utf8_lossy(&output.stderr))
+        let output = self.kubectl(
+            &[
+                &["exec", "curl", "--", "curl", "-sS", "--max-time", "5"],
+                arguments,
+            ]
+            .concat(),
+        );
+        (
+            output.status.code(),
+            text(&output) + &String::from_utf8_lossy(&output.stderr),
+        )
     }
 }
 
@@ -154,10 +185,13 @@ fn text(output: &Output) -> String {
 /// Living processes whose command line or environment names the folder.
 fn processes_of(dir: &Path) -> Vec<String> {
     let name = dir.display().to_string();
-    let all = fs::read_dir("/proc").expect("proc").filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let all = fs::read_dir("/proc")
+        .expect("proc")
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
     all.filter(|pid| *pid != std::process::id())
         .filter_map(|pid| {
-            let line = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).ok()?).replace('\0', " ");
+            let line = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).ok()?)
+                .replace('\0', " ");
             line.contains(&name).then_some(line)
         })
         .collect()
@@ -177,33 +211,95 @@ fn a_cluster_runs_pods_survives_a_kill_and_leaves_nothing() {
     let Some(cluster) = Cluster::up() else { return };
     assert_eq!(mounts(), before, "the host's mounts are untouched");
     apply(&cluster);
-    let ready = ["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].status.containerStatuses[0].ready}"];
+    let ready = [
+        "get",
+        "pods",
+        "-l",
+        "app=web",
+        "-o",
+        "jsonpath={.items[*].status.containerStatuses[0].ready}",
+    ];
     cluster.until(&ready, |out| out == "true true");
-    cluster.until(&["get", "pod", "curl", "-o", "jsonpath={.status.phase}"], |out| out == "Running");
+    cluster.until(
+        &["get", "pod", "curl", "-o", "jsonpath={.status.phase}"],
+        |out| out == "Running",
+    );
 
     // Services by name, both families, balanced; live volumes; nothing where there is nobody.
-    let hosts: std::collections::BTreeSet<_> = (0..20).map(|_| cluster.curl(&["http://web.default.svc.cluster.local"]).1).collect();
+    let hosts: std::collections::BTreeSet<_> = (0..20)
+        .map(|_| cluster.curl(&["http://web.default.svc.cluster.local"]).1)
+        .collect();
     assert_eq!(hosts.len(), 2, "both pods answer: {hosts:?}");
-    assert!(hosts.iter().all(|h| h.starts_with("one from web-")), "{hosts:?}");
-    assert!(cluster.curl(&["-6", "http://web"]).1.starts_with("one from"), "IPv6");
-    assert_eq!(cluster.curl(&["http://nobody"]).0, Some(7), "a Service without endpoints refuses");
+    assert!(
+        hosts.iter().all(|h| h.starts_with("one from web-")),
+        "{hosts:?}"
+    );
+    assert!(
+        cluster
+            .curl(&["-6", "http://web"])
+            .1
+            .starts_with("one from"),
+        "IPv6"
+    );
+    assert_eq!(
+        cluster.curl(&["http://nobody"]).0,
+        Some(7),
+        "a Service without endpoints refuses"
+    );
     assert_eq!(cluster.curl(&["http://nosuch.example.org"]).0, Some(6));
-    cluster.kubectl(&["patch", "configmap", "page", "--type=merge", "-p", r#"{"data":{"index":"two"}}"#]);
+    cluster.kubectl(&[
+        "patch",
+        "configmap",
+        "page",
+        "--type=merge",
+        "-p",
+        r#"{"data":{"index":"two"}}"#,
+    ]);
     let begun = Instant::now();
     while !cluster.curl(&["http://web"]).1.starts_with("two") {
-        assert!(begun.elapsed() < PATIENCE, "the volume follows its ConfigMap");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "the volume follows its ConfigMap"
+        );
     }
 
     // Logs, failures in the words of Kubernetes.
-    assert_eq!(text(&cluster.kubectl(&["logs", "deploy/web", "-c", "before"])), "prepared\n");
+    assert_eq!(
+        text(&cluster.kubectl(&["logs", "deploy/web", "-c", "before"])),
+        "prepared\n"
+    );
     assert!(text(&cluster.kubectl(&["logs", "deploy/web", "--tail=1"])).starts_with("served"));
-    let waiting = |pod: &'static str| ["get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].state.waiting}"];
+    let waiting = |pod: &'static str| {
+        [
+            "get",
+            "pod",
+            pod,
+            "-o",
+            "jsonpath={.status.containerStatuses[0].state.waiting}",
+        ]
+    };
     let rocket = cluster.until(&waiting("rocket"), |out| out.contains("ImagePullBackOff"));
-    assert!(rocket.contains("osm local image add acme/rocket PROGRAM"), "{rocket}");
-    cluster.until(&waiting("crash"), |out| out.contains("CrashLoopBackOff") && out.contains("restarting failed container=crash"));
-    assert_eq!(text(&cluster.kubectl(&["logs", "crash", "--previous"])), "boom\n");
-    assert!(cluster.local(&["image", "add", "acme/rocket", "sleep", "100"]).status.success());
-    cluster.until(&["get", "pod", "rocket", "-o", "jsonpath={.status.phase}"], |out| out == "Running");
+    assert!(
+        rocket.contains("osm local image add acme/rocket PROGRAM"),
+        "{rocket}"
+    );
+    cluster.until(&waiting("crash"), |out| {
+        out.contains("CrashLoopBackOff") && out.contains("restarting failed container=crash")
+    });
+    assert_eq!(
+        text(&cluster.kubectl(&["logs", "crash", "--previous"])),
+        "boom\n"
+    );
+    assert!(
+        cluster
+            .local(&["image", "add", "acme/rocket", "sleep", "100"])
+            .status
+            .success()
+    );
+    cluster.until(
+        &["get", "pod", "rocket", "-o", "jsonpath={.status.phase}"],
+        |out| out == "Running",
+    );
 
     // A host outside, by a name of the DNS ConfigMap.
     let mut outside = Command::new(&cluster.program)
@@ -214,16 +310,33 @@ fn a_cluster_runs_pods_survives_a_kill_and_leaves_nothing() {
         .expect("osm local outside");
     let begun = Instant::now();
     while cluster.curl(&["http://out.example.org"]).1 != "outside" {
-        assert!(begun.elapsed() < PATIENCE, "{:?}", cluster.curl(&["http://out.example.org"]));
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{:?}",
+            cluster.curl(&["http://out.example.org"])
+        );
     }
     outside.kill().expect("kill");
     outside.wait().expect("wait");
 
     // The daemon is killed: objects stay, pods run again.
-    let state: serde_json::Value = serde_json::from_slice(&fs::read(cluster.dir().join("state.json")).expect("state")).expect("JSON");
+    let state: serde_json::Value =
+        serde_json::from_slice(&fs::read(cluster.dir().join("state.json")).expect("state"))
+            .expect("JSON");
     let daemon = i32::try_from(state["daemon"]["pid"].as_i64().expect("pid")).expect("pid");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), nix::sys::signal::Signal::SIGKILL).expect("kill");
-    let restarts = ["get", "pods", "-l", "app=web", "-o", "jsonpath={range .items[*]}{.status.containerStatuses[0].ready}{.status.containerStatuses[0].restartCount} {end}"];
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(daemon),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("kill");
+    let restarts = [
+        "get",
+        "pods",
+        "-l",
+        "app=web",
+        "-o",
+        "jsonpath={range .items[*]}{.status.containerStatuses[0].ready}{.status.containerStatuses[0].restartCount} {end}",
+    ];
     cluster.until(&restarts, |out| out == "true1 true1 ");
     cluster.until(&["get", "pod", "curl", "-o", "jsonpath={.status.containerStatuses[0].restartCount}{.status.containerStatuses[0].state.running}"], |out| out.starts_with("1{"));
     let begun = Instant::now();
@@ -237,7 +350,9 @@ fn a_cluster_runs_pods_survives_a_kill_and_leaves_nothing() {
     assert!(down.status.success(), "{down:?}");
     assert_eq!(processes_of(&cluster.dir()), Vec::<String>::new());
     assert_eq!(mounts(), before);
-    let left: Vec<_> = fs::read_dir(cluster.dir()).map(|d| d.flatten().map(|e| e.file_name()).collect()).unwrap_or_default();
+    let left: Vec<_> = fs::read_dir(cluster.dir())
+        .map(|d| d.flatten().map(|e| e.file_name()).collect())
+        .unwrap_or_default();
     assert_eq!(left, ["images.json"], "only the user's image table stays");
 }
 
@@ -247,14 +362,36 @@ fn clusters_live_side_by_side_and_a_port_in_use_is_named() {
     let Some(second) = Cluster::up() else { return };
     for cluster in [&first, &second] {
         let status = text(&cluster.local(&["status"]));
-        assert!(status.contains("node1 Ready") && status.contains("Pods:       0 of 0 ready"), "{status}");
+        assert!(
+            status.contains("node1 Ready") && status.contains("Pods:       0 of 0 ready"),
+            "{status}"
+        );
     }
     let again = first.local(&["up"]);
     assert!(text(&again).contains("already running"), "{again:?}");
-    let port = text(&first.local(&["status"])).lines().find_map(|l| l.strip_prefix("API:        https://127.0.0.1:").map(str::to_owned)).expect("port");
+    let port = text(&first.local(&["status"]))
+        .lines()
+        .find_map(|l| {
+            l.strip_prefix("API:        https://127.0.0.1:")
+                .map(str::to_owned)
+        })
+        .expect("port");
     let third = tempfile::tempdir().expect("folder");
-    let taken = Command::new(&first.program).args(["local", "up", "--port", &port, "--dir"]).arg(third.path().join("c")).output().expect("up");
+    let taken = Command::new(&first.program)
+        .args(["local", "up", "--port", &port, "--dir"])
+        .arg(third.path().join("c"))
+        .output()
+        .expect("up");
     let error = String::from_utf8_lossy(&taken.stderr).into_owned();
-    assert!(!taken.status.success() && error.contains(&format!("--port {port} on 127.0.0.1: Address already in use")), "{error}");
-    assert!(!third.path().join("c").exists(), "nothing is left of an attempt that could not begin");
+    assert!(
+        !taken.status.success()
+            && error.contains(&format!(
+                "--port {port} on 127.0.0.1: Address already in use"
+            )),
+        "{error}"
+    );
+    assert!(
+        !third.path().join("c").exists(),
+        "nothing is left of an attempt that could not begin"
+    );
 }

@@ -15,7 +15,7 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{chdir, dup2_stdin, dup2_stdout, dup2_stderr, pivot_root, sethostname, setsid};
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, pivot_root, sethostname, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::rights::Rights;
@@ -23,8 +23,14 @@ use super::rights::Rights;
 /// Where the host's root file system is while the container's is being built.
 const OLD_ROOT: &str = "/.host";
 /// Devices every container has.
-const DEVICES: &[(&str, u64, u64)] =
-    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEVICES: &[(&str, u64, u64)] = &[
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 /// A container's root file system and program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,30 +92,59 @@ pub fn execute(rights: &Rights, command: &[String]) -> io::Result<()> {
         dup2_stdout(&slave)?;
         dup2_stderr(&slave)?;
     }
-    let directory = if rights.directory.is_empty() { "/" } else { &rights.directory };
+    let directory = if rights.directory.is_empty() {
+        "/"
+    } else {
+        &rights.directory
+    };
     chdir(directory).map_err(|e| at("chdir to workingDir", Path::new(directory), e.into()))?;
-    rights.apply().map_err(|e| io::Error::new(e.kind(), format!("user {} group {}: {e}", rights.uid, rights.gid)))?;
-    let (program, arguments) = command.split_first().ok_or_else(|| io::Error::other("no command specified"))?;
+    rights.apply().map_err(|e| {
+        io::Error::new(
+            e.kind(),
+            format!("user {} group {}: {e}", rights.uid, rights.gid),
+        )
+    })?;
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| io::Error::other("no command specified"))?;
     let error = Command::new(program).args(arguments).exec();
     // The words of container runtimes, which users search for.
     let text = match error.kind() {
-        io::ErrorKind::NotFound if !program.contains('/') => "executable file not found in $PATH".to_owned(),
+        io::ErrorKind::NotFound if !program.contains('/') => {
+            "executable file not found in $PATH".to_owned()
+        }
         io::ErrorKind::NotFound => "no such file or directory".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => error.to_string(),
     };
-    Err(io::Error::new(error.kind(), format!("exec: {program:?}: {text}")))
+    Err(io::Error::new(
+        error.kind(),
+        format!("exec: {program:?}: {text}"),
+    ))
 }
 
 fn build(order: &Order) -> io::Result<()> {
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )?;
     sethostname(&order.hostname)?;
     // Links in a source path are meant in the host's root, so they are resolved before it is left.
     let mut mounts = order.mounts.clone();
     for bind in &mut mounts {
-        bind.source = bind.source.canonicalize().map_err(|e| at("mount source", &bind.source, e))?;
+        bind.source = bind
+            .source
+            .canonicalize()
+            .map_err(|e| at("mount source", &bind.source, e))?;
     }
-    let (upper, work, merged) = (order.folder.join("upper"), order.folder.join("work"), order.folder.join("merged"));
+    let (upper, work, merged) = (
+        order.folder.join("upper"),
+        order.folder.join("work"),
+        order.folder.join("merged"),
+    );
     for folder in [&upper, &work, &merged, &upper.join(&OLD_ROOT[1..])] {
         fs::create_dir_all(folder).map_err(|e| at("create", folder, e))?;
     }
@@ -126,7 +161,8 @@ fn build(order: &Order) -> io::Result<()> {
     chdir("/")?;
     system_mounts(order.privileged)?;
     if !order.rights.directory.is_empty() {
-        fs::create_dir_all(&order.rights.directory).map_err(|e| at("workingDir", Path::new(&order.rights.directory), e))?;
+        fs::create_dir_all(&order.rights.directory)
+            .map_err(|e| at("workingDir", Path::new(&order.rights.directory), e))?;
     }
     for bind in &mounts {
         bind_into(bind)?;
@@ -143,14 +179,23 @@ fn build(order: &Order) -> io::Result<()> {
 fn overlay(upper: &Path, work: &Path, merged: &Path) -> io::Result<()> {
     match layer(Path::new("/"), upper, work, merged) {
         // In a user namespace the mounts below / are locked, and nothing may look beneath them.
-        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => piecewise(upper, work, merged),
+        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+            piecewise(upper, work, merged)
+        }
         other => other,
     }
 }
 
 /// The same, folder by folder of the root.
 fn piecewise(upper: &Path, work: &Path, merged: &Path) -> io::Result<()> {
-    mount(Some("tmpfs"), merged, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).map_err(|e| at("mount", merged, e.into()))?;
+    mount(
+        Some("tmpfs"),
+        merged,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=755"),
+    )
+    .map_err(|e| at("mount", merged, e.into()))?;
     fs::create_dir(merged.join(&OLD_ROOT[1..]))?;
     for entry in fs::read_dir("/")? {
         let entry = entry?;
@@ -174,12 +219,32 @@ fn piecewise(upper: &Path, work: &Path, merged: &Path) -> io::Result<()> {
 }
 
 fn layer(lower: &Path, upper: &Path, work: &Path, merged: &Path) -> io::Result<()> {
-    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
     // In a user namespace overlayfs may keep its marks only in user attributes, which older tmpfs does not have.
-    let plain = mount(Some("overlay"), merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
+    let plain = mount(
+        Some("overlay"),
+        merged,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    );
     let Err(error) = plain else { return Ok(()) };
     let user = format!("{options},userxattr");
-    if error == Errno::EPERM && mount(Some("overlay"), merged, Some("overlay"), MsFlags::empty(), Some(user.as_str())).is_ok() {
+    if error == Errno::EPERM
+        && mount(
+            Some("overlay"),
+            merged,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(user.as_str()),
+        )
+        .is_ok()
+    {
         return Ok(());
     }
     tracing::debug!(lower = %lower.display(), %error, "overlay");
@@ -193,17 +258,33 @@ fn system_mounts(privileged: bool) -> io::Result<()> {
     if !privileged && let Err(error) = read_only_copy(Path::new("/proc/sys")) {
         return Err(at("mount read-only", Path::new("/proc/sys"), error));
     }
-    let sys = if privileged { hardened } else { hardened | MsFlags::MS_RDONLY };
+    let sys = if privileged {
+        hardened
+    } else {
+        hardened | MsFlags::MS_RDONLY
+    };
     if fresh("sysfs", "/sys", sys, None).is_err() {
         // In a user namespace a fresh sysfs is refused while parts of the host's are covered.
         let host = PathBuf::from(format!("{OLD_ROOT}/sys"));
-        mount(Some(&host), "/sys", None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-            .map_err(|e| at("mount", Path::new("/sys"), e.into()))?;
+        mount(
+            Some(&host),
+            "/sys",
+            None::<&str>,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            None::<&str>,
+        )
+        .map_err(|e| at("mount", Path::new("/sys"), e.into()))?;
     }
     if privileged {
         let host = PathBuf::from(format!("{OLD_ROOT}/dev"));
-        mount(Some(&host), "/dev", None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-            .map_err(|e| at("mount", Path::new("/dev"), e.into()))?;
+        mount(
+            Some(&host),
+            "/dev",
+            None::<&str>,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            None::<&str>,
+        )
+        .map_err(|e| at("mount", Path::new("/dev"), e.into()))?;
     } else {
         devices()?;
     }
@@ -218,7 +299,10 @@ fn system_mounts(privileged: bool) -> io::Result<()> {
 fn devices() -> io::Result<()> {
     fresh("tmpfs", "/dev", MsFlags::MS_NOSUID, Some("mode=755"))?;
     for (name, major, minor) in DEVICES {
-        let (host, own) = (PathBuf::from(format!("{OLD_ROOT}/dev/{name}")), PathBuf::from(format!("/dev/{name}")));
+        let (host, own) = (
+            PathBuf::from(format!("{OLD_ROOT}/dev/{name}")),
+            PathBuf::from(format!("/dev/{name}")),
+        );
         if mknod(&own, SFlag::S_IFCHR, Mode::empty(), makedev(*major, *minor)).is_ok() {
             // Set apart, for the umask takes bits away.
             fs::set_permissions(&own, fs::Permissions::from_mode(0o666))?;
@@ -226,12 +310,29 @@ fn devices() -> io::Result<()> {
         }
         // In a user namespace devices cannot be made, only borrowed.
         File::create(&own)?;
-        mount(Some(&host), &own, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| at("mount", &own, e.into()))?;
+        mount(
+            Some(&host),
+            &own,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .map_err(|e| at("mount", &own, e.into()))?;
     }
     fs::create_dir("/dev/pts")?;
-    fresh("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("newinstance,ptmxmode=0666,mode=620"))?;
+    fresh(
+        "devpts",
+        "/dev/pts",
+        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+        Some("newinstance,ptmxmode=0666,mode=620"),
+    )?;
     fs::create_dir("/dev/shm")?;
-    fresh("tmpfs", "/dev/shm", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=1777,size=64m"))?;
+    fresh(
+        "tmpfs",
+        "/dev/shm",
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=1777,size=64m"),
+    )?;
     for (link, to) in [
         ("/dev/ptmx", "pts/ptmx"),
         ("/dev/fd", "/proc/self/fd"),
@@ -246,7 +347,8 @@ fn devices() -> io::Result<()> {
 
 fn fresh(kind: &str, target: &str, flags: MsFlags, data: Option<&str>) -> io::Result<()> {
     fs::create_dir_all(target)?;
-    mount(Some(kind), target, Some(kind), flags, data).map_err(|e| at("mount", Path::new(target), e.into()))
+    mount(Some(kind), target, Some(kind), flags, data)
+        .map_err(|e| at("mount", Path::new(target), e.into()))
 }
 
 fn bind_into(bind: &Bind) -> io::Result<()> {
@@ -260,16 +362,38 @@ fn bind_into(bind: &Bind) -> io::Result<()> {
         }
         File::create(target).map_err(|e| at("mountPath", target, e))?;
     }
-    mount(Some(&source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .map_err(|e| at("mountPath", target, e.into()))?;
-    if bind.read_only { read_only(target) } else { Ok(()) }
+    mount(
+        Some(&source),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .map_err(|e| at("mountPath", target, e.into()))?;
+    if bind.read_only {
+        read_only(target)
+    } else {
+        Ok(())
+    }
 }
 
 fn read_only_copy(path: &Path) -> io::Result<()> {
-    mount(Some(path), path, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+    mount(
+        Some(path),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )?;
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     let hardened = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(None::<&str>, path, None::<&str>, flags | hardened, None::<&str>)?;
+    mount(
+        None::<&str>,
+        path,
+        None::<&str>,
+        flags | hardened,
+        None::<&str>,
+    )?;
     Ok(())
 }
 
@@ -283,7 +407,13 @@ fn read_only(path: &Path) -> io::Result<()> {
     ];
     let mut last = io::Error::other("not tried");
     for extra in extra {
-        match mount(None::<&str>, path, None::<&str>, flags | extra, None::<&str>) {
+        match mount(
+            None::<&str>,
+            path,
+            None::<&str>,
+            flags | extra,
+            None::<&str>,
+        ) {
             Ok(()) => return Ok(()),
             Err(error) => last = error.into(),
         }

@@ -93,7 +93,11 @@ impl Process {
         match ended.wait_for(Option::is_some).await.map(|e| e.clone()) {
             Ok(Some(ended)) => ended,
             // The waiting thread is gone without an answer: only if it panicked.
-            _ => Ended { code: 255, signal: None, at: Timestamp::now() },
+            _ => Ended {
+                code: 255,
+                signal: None,
+                at: Timestamp::now(),
+            },
         }
     }
 
@@ -105,31 +109,38 @@ impl Process {
         let (ended_sender, ended) = watch::channel(None);
         let reaped = Arc::new(Mutex::new(false));
         let reaped_too = reaped.clone();
-        std::thread::Builder::new().name("container".to_owned()).spawn(move || {
-            let mut child = match spawn() {
-                Ok((child, extra)) => {
-                    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-                    if report.send(Ok((pid, extra))).is_err() {
-                        // Nobody is interested any more.
-                        let _ = kill(pid, Signal::SIGKILL);
+        std::thread::Builder::new()
+            .name("container".to_owned())
+            .spawn(move || {
+                let mut child = match spawn() {
+                    Ok((child, extra)) => {
+                        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+                        if report.send(Ok((pid, extra))).is_err() {
+                            // Nobody is interested any more.
+                            let _ = kill(pid, Signal::SIGKILL);
+                        }
+                        child
                     }
-                    child
+                    Err(error) => {
+                        let _ = report.send(Err(error));
+                        return;
+                    }
+                };
+                let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+                // First see it dead, then reap it under the lock: a signal can never reach another process of the same pid.
+                while let Err(nix::errno::Errno::EINTR) =
+                    waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
+                {
                 }
-                Err(error) => {
-                    let _ = report.send(Err(error));
-                    return;
-                }
-            };
-            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-            // First see it dead, then reap it under the lock: a signal can never reach another process of the same pid.
-            while let Err(nix::errno::Errno::EINTR) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {}
-            let mut reaped = reaped_too.lock();
-            let status = child.wait();
-            *reaped = true;
-            drop(reaped);
-            ended_sender.send_replace(Some(ended_of(status)));
-        })?;
-        let (pid, extra) = started.await.map_err(|_| io::Error::other("container thread ended early"))??;
+                let mut reaped = reaped_too.lock();
+                let status = child.wait();
+                *reaped = true;
+                drop(reaped);
+                ended_sender.send_replace(Some(ended_of(status)));
+            })?;
+        let (pid, extra) = started
+            .await
+            .map_err(|_| io::Error::other("container thread ended early"))??;
         Ok((Self { pid, reaped, ended }, extra))
     }
 }
@@ -139,9 +150,17 @@ fn ended_of(status: io::Result<ExitStatus>) -> Ended {
     match status {
         Ok(status) => {
             let signal = status.signal();
-            Ended { code: status.code().unwrap_or(128 + signal.unwrap_or(0)), signal, at }
+            Ended {
+                code: status.code().unwrap_or(128 + signal.unwrap_or(0)),
+                signal,
+                at,
+            }
         }
-        Err(_) => Ended { code: 255, signal: None, at },
+        Err(_) => Ended {
+            code: 255,
+            signal: None,
+            at,
+        },
     }
 }
 
@@ -158,13 +177,22 @@ impl Drop for KillOnDrop {
 }
 
 /// Starts a container. `netns`: its network namespace, or the node's. An error's text says what could not be done.
-pub async fn start_container(netns: Option<Arc<File>>, order: Order, env: Vec<(String, String)>) -> io::Result<(Process, Pipes)> {
+pub async fn start_container(
+    netns: Option<Arc<File>>,
+    order: Order,
+    env: Vec<(String, String)>,
+) -> io::Result<(Process, Pipes)> {
     let (near, far) = UnixStream::pair()?;
     let (process, (stdout, stderr)) = Process::start(move || {
         if let Some(netns) = netns {
             setns(&*netns, CloneFlags::CLONE_NEWNET)?;
         }
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)?;
+        unshare(
+            CloneFlags::CLONE_NEWNS
+                | CloneFlags::CLONE_NEWPID
+                | CloneFlags::CLONE_NEWUTS
+                | CloneFlags::CLONE_NEWIPC,
+        )?;
         let mut child = Command::new("/proc/self/exe")
             .args(["local", "container"])
             .env_clear()
@@ -173,13 +201,21 @@ pub async fn start_container(netns: Option<Arc<File>>, order: Order, env: Vec<(S
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
-        let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no stderr"))?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| io::Error::other("no stdout"))?;
+        let stderr = child
+            .stderr
+            .take()
+            .ok_or_else(|| io::Error::other("no stderr"))?;
         Ok((child, (OwnedFd::from(stdout), OwnedFd::from(stderr))))
     })
     .await?;
     let mut guard = KillOnDrop(Some(process.clone()));
-    let complaint = tokio::task::spawn_blocking(move || hand_over(near, &order)).await.map_err(io::Error::other)?;
+    let complaint = tokio::task::spawn_blocking(move || hand_over(near, &order))
+        .await
+        .map_err(io::Error::other)?;
     match complaint {
         Ok(complaint) if complaint.is_empty() => {
             guard.0 = None;
@@ -212,13 +248,22 @@ pub async fn exec(
     terminal: bool,
 ) -> io::Result<(Process, Streams)> {
     if container.ended().is_some() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "container has ended"));
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "container has ended",
+        ));
     }
     let target = container.pid();
     Process::start(move || {
         unshare(CloneFlags::CLONE_FS)?;
-        let named = |what: &str| { let what = what.to_owned(); move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}")) };
-        let open = |name: &str| File::open(format!("/proc/{target}/ns/{name}")).map_err(named(&format!("{name} namespace")));
+        let named = |what: &str| {
+            let what = what.to_owned();
+            move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"))
+        };
+        let open = |name: &str| {
+            File::open(format!("/proc/{target}/ns/{name}"))
+                .map_err(named(&format!("{name} namespace")))
+        };
         // Opened all before the first is entered: /proc is another one afterwards.
         let spaces = [
             (open("net")?, CloneFlags::CLONE_NEWNET),
@@ -230,8 +275,18 @@ pub async fn exec(
         for (file, kind) in &spaces {
             setns(file, *kind).map_err(|e| named("enter namespace")(e.into()))?;
         }
-        let master = if terminal { Some(open_terminal(&mut rights).map_err(named("terminal"))?) } else { None };
-        let stdio = || if terminal { Stdio::null() } else { Stdio::piped() };
+        let master = if terminal {
+            Some(open_terminal(&mut rights).map_err(named("terminal"))?)
+        } else {
+            None
+        };
+        let stdio = || {
+            if terminal {
+                Stdio::null()
+            } else {
+                Stdio::piped()
+            }
+        };
         let mut child = Command::new("/proc/self/exe")
             .args(["local", "exec", &serde_json::to_string(&rights)?, "--"])
             .args(&command)
@@ -262,7 +317,9 @@ pub async fn start_outside(
     let (process, (stdout, stderr)) = Process::start(move || {
         setns(&*netns, CloneFlags::CLONE_NEWNET)?;
         unshare(CloneFlags::CLONE_NEWPID)?;
-        let (program, arguments) = command.split_first().ok_or_else(|| io::Error::other("no command"))?;
+        let (program, arguments) = command
+            .split_first()
+            .ok_or_else(|| io::Error::other("no command"))?;
         let mut child = Command::new(program)
             .args(arguments)
             .current_dir(directory)
@@ -271,12 +328,24 @@ pub async fn start_outside(
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|e| io::Error::new(e.kind(), format!("{program}: {e}")))?;
-        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
-        let stderr = child.stderr.take().ok_or_else(|| io::Error::other("no stderr"))?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| io::Error::other("no stdout"))?;
+        let stderr = child
+            .stderr
+            .take()
+            .ok_or_else(|| io::Error::other("no stderr"))?;
         Ok((child, (OwnedFd::from(stdout), OwnedFd::from(stderr))))
     })
     .await?;
-    Ok((process, (pipe::Receiver::from_owned_fd(stdout)?, pipe::Receiver::from_owned_fd(stderr)?)))
+    Ok((
+        process,
+        (
+            pipe::Receiver::from_owned_fd(stdout)?,
+            pipe::Receiver::from_owned_fd(stderr)?,
+        ),
+    ))
 }
 
 /// A new terminal of the container (its own devpts); the child opens the slave itself to make it its controlling one.

@@ -3,7 +3,9 @@
 use std::io;
 
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
-use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities,
+};
 use serde::{Deserialize, Serialize};
 
 /// What today's container runtimes leave to a container's root user.
@@ -60,7 +62,10 @@ impl Rights {
     pub fn apply(&self) -> io::Result<()> {
         if let Some(allowed) = self.capabilities {
             let allowed = CapabilitySet::from_bits_retain(allowed);
-            for capability in CapabilitySet::all().iter().filter(|c| !allowed.contains(*c)) {
+            for capability in CapabilitySet::all()
+                .iter()
+                .filter(|c| !allowed.contains(*c))
+            {
                 // EINVAL: a capability this kernel does not have.
                 match remove_capability_from_bounding_set(capability) {
                     Ok(()) | Err(rustix::io::Errno::INVAL) => {}
@@ -104,7 +109,10 @@ mod tests {
         };
         assert_eq!(set(&[], &[]), Ok(DEFAULT));
         assert_eq!(set(&["NET_ADMIN"], &["ALL"]), Ok(CapabilitySet::NET_ADMIN));
-        assert_eq!(set(&["CAP_NET_ADMIN"], &[]), Ok(DEFAULT | CapabilitySet::NET_ADMIN));
+        assert_eq!(
+            set(&["CAP_NET_ADMIN"], &[]),
+            Ok(DEFAULT | CapabilitySet::NET_ADMIN)
+        );
         assert!(set(&["FLY"], &[]).is_err());
     }
 }

@@ -19,8 +19,8 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use k8s_openapi::api::core::v1::ConfigMap;
 use tokio::net::{TcpListener, UdpSocket};
 
+use crate::catalog::SharedCatalog;
 use crate::mirror::Mirror;
-use crate::services::SharedCatalog;
 
 pub use zone::{Data, Hosts};
 
@@ -46,14 +46,21 @@ pub struct Dns {
 impl Dns {
     /// A server for the zone `domain` (`cluster.local`).
     pub fn new(domain: &str, catalog: SharedCatalog) -> Self {
-        Self { domain: domain.to_owned(), catalog, hosts: Arc::default() }
+        Self {
+            domain: domain.to_owned(),
+            catalog,
+            hosts: Arc::default(),
+        }
     }
 
     /// Replaces the names outside the zone.
     pub fn set_hosts(&self, text: &str) {
         let (hosts, bad) = Hosts::parse(text);
         for line in bad {
-            tracing::warn!(line, "ConfigMap kube-system/dns, key hosts: not \"IP name [name…]\"");
+            tracing::warn!(
+                line,
+                "ConfigMap kube-system/dns, key hosts: not \"IP name [name…]\""
+            );
         }
         *self.hosts.write() = hosts;
     }
@@ -63,7 +70,9 @@ impl Dns {
         let mut changes = config_maps.changes();
         loop {
             let config_map = config_maps.object("kube-system", "dns");
-            let text = config_map.as_ref().and_then(|m| m.data.as_ref()?.get("hosts"));
+            let text = config_map
+                .as_ref()
+                .and_then(|m| m.data.as_ref()?.get("hosts"));
             self.set_hosts(text.map_or("", String::as_str));
             if changes.changed().await.is_err() {
                 return;
@@ -77,7 +86,11 @@ impl Dns {
         for address in addresses {
             let named = |e: io::Error| io::Error::new(e.kind(), format!("DNS on {address}: {e}"));
             server.register_socket(UdpSocket::bind(address).await.map_err(named)?);
-            server.register_listener(TcpListener::bind(address).await.map_err(named)?, TCP_IDLE, TCP_QUEUE);
+            server.register_listener(
+                TcpListener::bind(address).await.map_err(named)?,
+                TCP_IDLE,
+                TCP_QUEUE,
+            );
         }
         server.block_until_done().await.map_err(io::Error::other)
     }
@@ -89,9 +102,22 @@ impl Dns {
         for _ in 0..ALIASES {
             // A look-up takes microseconds; the lock is not held across a wait.
             let found = zone::lookup(&self.domain, &self.catalog, &self.hosts.read(), &current);
-            let Some(found) = found else { return (!answers.is_empty()).then_some(answers) };
-            let alias = found.iter().find_map(|d| if let Data::Alias(to) = d { Some(to.clone()) } else { None });
-            answers.extend(found.into_iter().filter(|d| matches(d, wanted)).map(|d| (current.clone(), d)));
+            let Some(found) = found else {
+                return (!answers.is_empty()).then_some(answers);
+            };
+            let alias = found.iter().find_map(|d| {
+                if let Data::Alias(to) = d {
+                    Some(to.clone())
+                } else {
+                    None
+                }
+            });
+            answers.extend(
+                found
+                    .into_iter()
+                    .filter(|d| matches(d, wanted))
+                    .map(|d| (current.clone(), d)),
+            );
             match alias {
                 Some(to) if wanted != RecordType::CNAME => current = to,
                 _ => break,
@@ -103,7 +129,11 @@ impl Dns {
 
 impl RequestHandler for Dns {
     // What `async_trait` makes of the trait's method, written out.
-    fn handle_request<'a, 'b, 'c, R, T>(&'a self, request: &'b Request, response: R) -> Answering<'c>
+    fn handle_request<'a, 'b, 'c, R, T>(
+        &'a self,
+        request: &'b Request,
+        response: R,
+    ) -> Answering<'c>
     where
         R: ResponseHandler + 'c,
         T: Time + 'c,
@@ -119,7 +149,11 @@ impl RequestHandler for Dns {
 type Answering<'a> = Pin<Box<dyn Future<Output = ResponseInfo> + Send + 'a>>;
 
 impl Dns {
-    async fn respond<R: ResponseHandler>(&self, request: &Request, mut response: R) -> ResponseInfo {
+    async fn respond<R: ResponseHandler>(
+        &self,
+        request: &Request,
+        mut response: R,
+    ) -> ResponseInfo {
         let builder = MessageResponseBuilder::from_message_request(request);
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = true;
@@ -130,10 +164,20 @@ impl Dns {
                 if answers.is_none() {
                     metadata.response_code = ResponseCode::NXDomain;
                 }
-                let records: Vec<_> = answers.iter().flatten().filter_map(|(name, data)| record(name, data)).collect();
-                response.send_response(builder.build(metadata, records.iter(), [], [], [])).await
+                let records: Vec<_> = answers
+                    .iter()
+                    .flatten()
+                    .filter_map(|(name, data)| record(name, data))
+                    .collect();
+                response
+                    .send_response(builder.build(metadata, records.iter(), [], [], []))
+                    .await
             }
-            Err(_) => response.send_response(builder.error_msg(&request.metadata, ResponseCode::FormErr)).await,
+            Err(_) => {
+                response
+                    .send_response(builder.error_msg(&request.metadata, ResponseCode::FormErr))
+                    .await
+            }
         };
         sent.unwrap_or_else(|error| {
             tracing::debug!(%error, "a DNS answer could not be sent");
@@ -176,31 +220,53 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::services::Catalog;
+    use crate::catalog::Catalog;
 
     #[tokio::test]
     async fn names_are_answered_over_udp_and_tcp_and_aliases_followed() {
         let read = |value| serde_json::from_value(value).unwrap();
         let services = Mirror::fixed([
-            read(json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {"clusterIP": "10.96.1.1"}})),
-            read(json!({"metadata": {"namespace": "shop", "name": "ext"}, "spec": {"type": "ExternalName", "externalName": "HTTPBIN.org"}})),
+            read(
+                json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {"clusterIP": "10.96.1.1"}}),
+            ),
+            read(
+                json!({"metadata": {"namespace": "shop", "name": "ext"}, "spec": {"type": "ExternalName", "externalName": "HTTPBIN.org"}}),
+            ),
         ]);
-        let dns = Dns::new("cluster.local", Arc::new(Catalog { services, ..Catalog::default() }));
+        let dns = Dns::new(
+            "cluster.local",
+            Arc::new(Catalog {
+                services,
+                ..Catalog::default()
+            }),
+        );
         dns.set_hosts("203.0.113.10 httpbin.org\n2001:db8::10 httpbin.org");
         // A port that is free for both protocols.
-        let port = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let port = UdpSocket::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let serving = tokio::spawn(async move { dns.serve(&[address]).await });
         for mut connection in [ConnectionConfig::udp(), ConnectionConfig::tcp()] {
             connection.port = port;
             let servers = vec![NameServerConfig::new(address.ip(), true, vec![connection])];
             let config = ResolverConfig::from_name_servers(servers);
-            let resolver = Resolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap();
+            let resolver = Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+                .build()
+                .unwrap();
             let ips = async |name: &str| {
                 let found = resolver.lookup_ip(name).await;
-                found.map(|f| f.iter().map(|ip| ip.to_string()).collect::<Vec<_>>()).map_err(|e| e.is_nx_domain())
+                found
+                    .map(|f| f.iter().map(|ip| ip.to_string()).collect::<Vec<_>>())
+                    .map_err(|e| e.is_nx_domain())
             };
-            assert_eq!(ips("web.shop.svc.cluster.local.").await, Ok(vec!["10.96.1.1".to_owned()]));
+            assert_eq!(
+                ips("web.shop.svc.cluster.local.").await,
+                Ok(vec!["10.96.1.1".to_owned()])
+            );
             assert_eq!(ips("none.shop.svc.cluster.local.").await, Err(true));
             let mut alias = ips("ext.shop.svc.cluster.local.").await.unwrap();
             alias.sort();

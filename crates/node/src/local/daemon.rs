@@ -26,7 +26,10 @@ const RUN_DIR: &str = "/run/osm";
 /// Runs the cluster until told to end.
 pub fn daemon(options: &super::Daemon) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("OSM_LOG").unwrap_or_else(|_| "info,kube=warn,hickory_server=error".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("OSM_LOG")
+                .unwrap_or_else(|_| "info,kube=warn,hickory_server=error".into()),
+        )
         .with_ansi(false)
         .init();
     // A second call finds the same provider there.
@@ -35,7 +38,9 @@ pub fn daemon(options: &super::Daemon) -> anyhow::Result<ExitCode> {
     nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
     let layout = Layout::of(&options.place)?;
     prepare()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(cluster(&layout, &options.name, listener))?;
     // Its threads wait for containers; they all end with this process.
     runtime.shutdown_background();
@@ -44,8 +49,14 @@ pub fn daemon(options: &super::Daemon) -> anyhow::Result<ExitCode> {
 
 /// Private places for what must vanish with the cluster.
 fn prepare() -> anyhow::Result<()> {
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))
-        .context("mount a private /run")?;
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=755"),
+    )
+    .context("mount a private /run")?;
     for folder in ["/run/netns", "/run/lock", RUN_DIR] {
         fs::create_dir(folder).with_context(|| folder.to_owned())?;
     }
@@ -60,7 +71,12 @@ fn prepare() -> anyhow::Result<()> {
 async fn cluster(layout: &Layout, name: &str, listener: TcpListener) -> anyhow::Result<()> {
     let mut end = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let config = NodeConfig::new(RUN_DIR.into(), layout.logs(), layout.images(), executable()?);
+    let config = NodeConfig::new(
+        RUN_DIR.into(),
+        layout.logs(),
+        layout.images(),
+        executable()?,
+    );
     let node = Node::new(config.clone());
     let network = node.start_network().await?;
 
@@ -68,7 +84,8 @@ async fn cluster(layout: &Layout, name: &str, listener: TcpListener) -> anyhow::
     let mut listeners = vec![listener];
     for address in &config.addresses {
         let address = SocketAddr::new(*address, API_PORT);
-        listeners.push(TcpListener::bind(address).with_context(|| format!("API server on {address}"))?);
+        listeners
+            .push(TcpListener::bind(address).with_context(|| format!("API server on {address}"))?);
     }
     let advertise = config.ipv4().map(|ip| SocketAddr::new(ip.into(), API_PORT));
     let server = apiserver::start(apiserver::Config {
@@ -81,7 +98,10 @@ async fn cluster(layout: &Layout, name: &str, listener: TcpListener) -> anyhow::
     })
     .await
     .context("API server")?;
-    let inside = format!("https://{}", advertise.context("node without IPv4 address")?);
+    let inside = format!(
+        "https://{}",
+        advertise.context("node without IPv4 address")?
+    );
     let node_client = client(&server.kubeconfig(&inside, &ClientUser::node(&config.name))?).await?;
     let admin_client = client(&server.kubeconfig(&inside, &ClientUser::admin())?).await?;
     let text = server.kubeconfig(&format!("https://127.0.0.1:{port}"), &ClientUser::admin())?;
@@ -91,7 +111,11 @@ async fn cluster(layout: &Layout, name: &str, listener: TcpListener) -> anyhow::
         admin_client,
         controllers::Config {
             root_ca_pem: server.ca_pem().to_owned(),
-            api_service_ips: config.service_cidrs.iter().filter_map(|c| c.hosts().next()).collect(),
+            api_service_ips: config
+                .service_cidrs
+                .iter()
+                .filter_map(|c| c.hosts().next())
+                .collect(),
             api_endpoints: advertise.into_iter().collect(),
         },
     );
@@ -110,19 +134,26 @@ async fn cluster(layout: &Layout, name: &str, listener: TcpListener) -> anyhow::
 /// Writes the ready file once, then waits for ever.
 async fn tell_ready(node: &Arc<Node>, layout: &Layout) -> anyhow::Result<()> {
     node.ready().wait_for(|ready| *ready).await?;
-    fs::write(layout.ready_file(), "").with_context(|| layout.ready_file().display().to_string())?;
+    fs::write(layout.ready_file(), "")
+        .with_context(|| layout.ready_file().display().to_string())?;
     std::future::pending().await
 }
 
 async fn client(kubeconfig: &str) -> anyhow::Result<kube::Client> {
     let kubeconfig = kube::config::Kubeconfig::from_yaml(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
+    let config = kube::Config::from_custom_kubeconfig(
+        kubeconfig,
+        &kube::config::KubeConfigOptions::default(),
+    )
+    .await?;
     Ok(kube::Client::try_from(config)?)
 }
 
 /// The kubeconfig under the cluster's own name, so that several can be merged.
 fn named(kubeconfig: &str, name: &str) -> String {
-    let Ok(mut config) = kube::config::Kubeconfig::from_yaml(kubeconfig) else { return kubeconfig.to_owned() };
+    let Ok(mut config) = kube::config::Kubeconfig::from_yaml(kubeconfig) else {
+        return kubeconfig.to_owned();
+    };
     for cluster in &mut config.clusters {
         name.clone_into(&mut cluster.name);
     }
@@ -144,7 +175,12 @@ fn named(kubeconfig: &str, name: &str) -> String {
 fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     let draft = path.with_extension("new");
     let write = || {
-        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&draft)?;
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
         io::Write::write_all(&mut file, text.as_bytes())?;
         fs::rename(&draft, path)
     };

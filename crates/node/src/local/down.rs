@@ -25,17 +25,32 @@ pub fn down(options: &Down) -> anyhow::Result<ExitCode> {
     }
     let name = layout.running().map(|s| s.name);
     stop(&layout)?;
-    let Some(_lock) = layout.lock()? else { bail!("another osm local is at work in {}", layout.dir.display()) };
-    for file in [layout.kubeconfig(), layout.state_file(), layout.ready_file(), layout.socket(), layout.daemon_log(), layout.dir.join("lock")] {
+    let Some(_lock) = layout.lock()? else {
+        bail!("another osm local is at work in {}", layout.dir.display())
+    };
+    for file in [
+        layout.kubeconfig(),
+        layout.state_file(),
+        layout.ready_file(),
+        layout.socket(),
+        layout.daemon_log(),
+        layout.dir.join("lock"),
+    ] {
         ignore_missing(fs::remove_file(&file)).with_context(|| file.display().to_string())?;
     }
-    ignore_missing(fs::remove_dir_all(layout.logs())).with_context(|| layout.logs().display().to_string())?;
+    ignore_missing(fs::remove_dir_all(layout.logs()))
+        .with_context(|| layout.logs().display().to_string())?;
     if !options.keep {
-        ignore_missing(fs::remove_dir_all(layout.data())).with_context(|| layout.data().display().to_string())?;
+        ignore_missing(fs::remove_dir_all(layout.data()))
+            .with_context(|| layout.data().display().to_string())?;
     }
     // Goes only if nothing of the user's is left in it (the image table, kept data).
     let _ = fs::remove_dir(&layout.dir);
-    let kept = if options.keep { "; its objects are kept" } else { "" };
+    let kept = if options.keep {
+        "; its objects are kept"
+    } else {
+        ""
+    };
     match name {
         Some(name) => println!("Cluster {name} is down{kept}"),
         None => println!("No cluster was running in {}", layout.dir.display()),
@@ -45,10 +60,14 @@ pub fn down(options: &Down) -> anyhow::Result<ExitCode> {
 
 /// Ends all processes of the cluster; returns when they are gone.
 pub fn stop(layout: &Layout) -> anyhow::Result<()> {
-    let state: Option<State> = fs::read(layout.state_file()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let state: Option<State> = fs::read(layout.state_file())
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let Some(state) = state else { return Ok(()) };
     state.supervisor.signal(Signal::SIGTERM);
-    let processes: Vec<ProcessId> = std::iter::once(state.supervisor).chain(state.daemon).collect();
+    let processes: Vec<ProcessId> = std::iter::once(state.supervisor)
+        .chain(state.daemon)
+        .collect();
     let begun = Instant::now();
     let mut killed = false;
     while processes.iter().any(ProcessId::alive) {
@@ -57,7 +76,10 @@ pub fn stop(layout: &Layout) -> anyhow::Result<()> {
             killed = true;
         }
         if begun.elapsed() > DEADLINE * 2 {
-            bail!("processes {:?} of the cluster cannot be ended", processes.iter().map(|p| p.pid).collect::<Vec<_>>());
+            bail!(
+                "processes {:?} of the cluster cannot be ended",
+                processes.iter().map(|p| p.pid).collect::<Vec<_>>()
+            );
         }
         std::thread::sleep(LOOK);
     }

@@ -15,7 +15,12 @@ pub fn image(options: &Image) -> anyhow::Result<ExitCode> {
     let layout = Layout::of(&options.place)?;
     let mut table = Table::read(&layout.images())?;
     match &options.action {
-        ImageAction::Add { name, program, args, mounts } => {
+        ImageAction::Add {
+            name,
+            program,
+            args,
+            mounts,
+        } => {
             let program = (program != Path::new("-")).then_some(program.as_path());
             table.add(name, program, args.clone(), mounts)?;
             layout.create()?;
@@ -32,7 +37,11 @@ pub fn image(options: &Image) -> anyhow::Result<ExitCode> {
         ImageAction::List => {
             let mut out = std::io::stdout().lock();
             for (name, image) in table.iter() {
-                let command = if image.command.is_empty() { "(the pod's own command)".to_owned() } else { image.command.join(" ") };
+                let command = if image.command.is_empty() {
+                    "(the pod's own command)".to_owned()
+                } else {
+                    image.command.join(" ")
+                };
                 writeln!(out, "{name}\t{command}")?;
             }
         }

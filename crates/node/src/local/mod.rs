@@ -176,7 +176,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Supervise(options) => supervise::supervise(&options),
         Command::Daemon(options) => daemon::daemon(&options),
         // The caller may not see stderr: it is the container's. The complaint has gone to the node.
-        Command::Container => Ok(enter::container().map_or(ExitCode::from(128), |()| ExitCode::SUCCESS)),
+        Command::Container => {
+            Ok(enter::container().map_or(ExitCode::from(128), |()| ExitCode::SUCCESS))
+        }
         Command::Exec(options) => exec(&options),
     }
 }
@@ -184,11 +186,21 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 /// Becomes a command inside a container. Exit codes as container runtimes have them: 126 not executable, 127 not found.
 fn exec(options: &Exec) -> anyhow::Result<ExitCode> {
     let rights = serde_json::from_str(&options.rights)?;
-    let Err(error) = enter::execute(&rights, &options.command) else { return Ok(ExitCode::SUCCESS) };
+    let Err(error) = enter::execute(&rights, &options.command) else {
+        return Ok(ExitCode::SUCCESS);
+    };
     eprintln!("{error}");
-    Ok(ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }))
+    Ok(ExitCode::from(
+        if error.kind() == std::io::ErrorKind::NotFound {
+            127
+        } else {
+            126
+        },
+    ))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_secs).map_err(|_| format!("{text:?} is not a number of seconds"))
+    text.parse()
+        .map(Duration::from_secs)
+        .map_err(|_| format!("{text:?} is not a number of seconds"))
 }

@@ -55,7 +55,9 @@ pub fn outside(options: &Outside) -> anyhow::Result<ExitCode> {
     }
     let mut command = options.command.clone();
     if let Some(program) = command.first_mut().filter(|p| p.contains('/')) {
-        *program = std::path::absolute(&*program)?.to_string_lossy().into_owned();
+        *program = std::path::absolute(&*program)?
+            .to_string_lossy()
+            .into_owned();
     }
     let request = Request {
         ips: options.ip.iter().chain(&options.ip6).copied().collect(),
@@ -85,8 +87,12 @@ pub async fn serve(node: &Arc<Node>, layout: &Layout) -> anyhow::Result<()> {
     let _ = std::fs::remove_file(layout.socket());
     // By a short name, for the same reason as above.
     let dir = std::fs::File::open(&layout.dir)?;
-    let short = format!("/proc/self/fd/{}/control.sock", std::os::fd::AsRawFd::as_raw_fd(&dir));
-    let listener = UnixListener::bind(&short).with_context(|| layout.socket().display().to_string())?;
+    let short = format!(
+        "/proc/self/fd/{}/control.sock",
+        std::os::fd::AsRawFd::as_raw_fd(&dir)
+    );
+    let listener =
+        UnixListener::bind(&short).with_context(|| layout.socket().display().to_string())?;
     let running = Arc::new(AtomicU32::new(0));
     static NUMBER: AtomicU32 = AtomicU32::new(1);
     loop {
@@ -95,7 +101,11 @@ pub async fn serve(node: &Arc<Node>, layout: &Layout) -> anyhow::Result<()> {
             running.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let (node, running, number) = (node.clone(), running.clone(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let (node, running, number) = (
+            node.clone(),
+            running.clone(),
+            NUMBER.fetch_add(1, Ordering::Relaxed),
+        );
         tokio::spawn(async move {
             let (mut reader, mut writer) = stream.into_split();
             if let Err(error) = run(&node, number, &mut reader, &mut writer).await {
@@ -109,14 +119,27 @@ pub async fn serve(node: &Arc<Node>, layout: &Layout) -> anyhow::Result<()> {
 type Reader = tokio::net::unix::OwnedReadHalf;
 type Writer = tokio::net::unix::OwnedWriteHalf;
 
-async fn run(node: &Node, number: u32, reader: &mut Reader, writer: &mut Writer) -> anyhow::Result<()> {
+async fn run(
+    node: &Node,
+    number: u32,
+    reader: &mut Reader,
+    writer: &mut Writer,
+) -> anyhow::Result<()> {
     let mut line = String::new();
     let mut lines = tokio::io::BufReader::new(&mut *reader);
     (&mut lines).take(1 << 20).read_line(&mut line).await?;
     let request: Request = serde_json::from_str(&line).context("request")?;
     let shared = node.shared().context("the node is not running yet")?;
-    let attached = shared.network.attach_outside(&format!("outside{number}"), request.ips).await?;
-    let (process, streams) = process::start_outside(attached.netns.file().clone(), request.command, request.directory).await?;
+    let attached = shared
+        .network
+        .attach_outside(&format!("outside{number}"), request.ips)
+        .await?;
+    let (process, streams) = process::start_outside(
+        attached.netns.file().clone(),
+        request.command,
+        request.directory,
+    )
+    .await?;
     let guard = KillOnDrop(Some(process.clone()));
     let (mut stdout, mut stderr) = streams;
     let (mut out, mut err) = (vec![0; 8192], vec![0; 8192]);

@@ -52,21 +52,40 @@ impl Layout {
         let dir = match &place.dir {
             Some(dir) => dir.clone(),
             None => {
-                let state = std::env::var_os("XDG_STATE_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
-                let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
-                state.or_else(home).context("neither --dir nor HOME says where to keep the cluster")?.join("osm")
+                let state = std::env::var_os("XDG_STATE_HOME")
+                    .filter(|v| !v.is_empty())
+                    .map(PathBuf::from);
+                let home =
+                    || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
+                state
+                    .or_else(home)
+                    .context("neither --dir nor HOME says where to keep the cluster")?
+                    .join("osm")
             }
         };
-        Ok(Self { dir: std::path::absolute(&dir).with_context(|| format!("--dir {}", dir.display()))? })
+        Ok(Self {
+            dir: std::path::absolute(&dir).with_context(|| format!("--dir {}", dir.display()))?,
+        })
     }
 
     /// Makes the folder; only its owner may look in.
     pub fn create(&self) -> anyhow::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).with_context(|| format!("--dir {}", self.dir.display()))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .with_context(|| format!("--dir {}", self.dir.display()))?;
         let dir = self.dir.canonicalize()?;
         // The cluster covers /run with a tmpfs of its own.
-        if dir.starts_with("/run") || dir.starts_with("/proc") || dir.starts_with("/sys") || dir.starts_with("/dev") {
-            bail!("--dir {}: choose a folder outside /run, /proc, /sys and /dev", self.dir.display());
+        if dir.starts_with("/run")
+            || dir.starts_with("/proc")
+            || dir.starts_with("/sys")
+            || dir.starts_with("/dev")
+        {
+            bail!(
+                "--dir {}: choose a folder outside /run, /proc, /sys and /dev",
+                self.dir.display()
+            );
         }
         Ok(())
     }
@@ -127,7 +146,12 @@ impl Layout {
     /// Takes the folder for one `up`, `down` or supervisor at a time; `None`: somebody else has it.
     pub fn lock(&self) -> anyhow::Result<Option<Flock<File>>> {
         let path = self.dir.join("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(lock)),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
@@ -139,7 +163,9 @@ impl Layout {
 /// Our own executable. Replaced while a cluster runs (a rebuild), the path leads to the new program.
 pub fn executable() -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe().context("our own executable")?;
-    Ok(PathBuf::from(path.to_string_lossy().trim_end_matches(" (deleted)")))
+    Ok(PathBuf::from(
+        path.to_string_lossy().trim_end_matches(" (deleted)"),
+    ))
 }
 
 // === impl ProcessId ===
@@ -147,7 +173,10 @@ pub fn executable() -> anyhow::Result<PathBuf> {
 impl ProcessId {
     /// A living process.
     pub fn of(pid: i32) -> Option<Self> {
-        Some(Self { pid, start_time: start_time(pid)? })
+        Some(Self {
+            pid,
+            start_time: start_time(pid)?,
+        })
     }
 
     /// This process.
@@ -186,13 +215,21 @@ mod tests {
     fn a_process_is_known_by_its_start_time() {
         let own = ProcessId::own().unwrap();
         assert!(own.alive());
-        assert!(!ProcessId { start_time: own.start_time + 1, ..own }.alive());
+        assert!(
+            !ProcessId {
+                start_time: own.start_time + 1,
+                ..own
+            }
+            .alive()
+        );
     }
 
     #[test]
     fn only_one_holds_the_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let layout = Layout { dir: folder.path().to_owned() };
+        let layout = Layout {
+            dir: folder.path().to_owned(),
+        };
         let first = layout.lock().unwrap();
         assert!(first.is_some());
         assert!(layout.lock().unwrap().is_none());

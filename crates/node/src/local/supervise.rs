@@ -33,8 +33,11 @@ pub fn supervise(options: &Supervise) -> anyhow::Result<ExitCode> {
         }
         other => Some(other),
     });
-    let _lock = lock.unwrap_or(Ok(None))?.with_context(|| format!("another cluster runs in {}", layout.dir.display()))?;
-    let listener = TcpListener::bind(("127.0.0.1", options.port)).with_context(|| format!("API port {} on 127.0.0.1", options.port))?;
+    let _lock = lock
+        .unwrap_or(Ok(None))?
+        .with_context(|| format!("another cluster runs in {}", layout.dir.display()))?;
+    let listener = TcpListener::bind(("127.0.0.1", options.port))
+        .with_context(|| format!("API port {} on 127.0.0.1", options.port))?;
     let mut state = State {
         name: options.name.clone(),
         port: listener.local_addr()?.port(),
@@ -45,11 +48,17 @@ pub fn supervise(options: &Supervise) -> anyhow::Result<ExitCode> {
     };
     layout.write_state(&state)?;
     // One thread: a child asks to die with the thread that started it.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(keep_running(&layout, &listener, &mut state))
 }
 
-async fn keep_running(layout: &Layout, listener: &TcpListener, state: &mut State) -> anyhow::Result<ExitCode> {
+async fn keep_running(
+    layout: &Layout,
+    listener: &TcpListener,
+    state: &mut State,
+) -> anyhow::Result<ExitCode> {
     let mut end = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut ever_ready = false;
@@ -69,7 +78,11 @@ async fn keep_running(layout: &Layout, listener: &TcpListener, state: &mut State
         }
         state.restarts += 1;
         layout.write_state(state)?;
-        pause = if was_ready { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        pause = if was_ready {
+            PAUSE
+        } else {
+            (pause * 2).min(LONGEST_PAUSE)
+        };
         eprintln!("the daemon ended ({died}); starting it again in {pause:?}");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -79,7 +92,11 @@ async fn keep_running(layout: &Layout, listener: &TcpListener, state: &mut State
     }
 }
 
-fn start(layout: &Layout, listener: &TcpListener, state: &State) -> anyhow::Result<tokio::process::Child> {
+fn start(
+    layout: &Layout,
+    listener: &TcpListener,
+    state: &State,
+) -> anyhow::Result<tokio::process::Child> {
     let _ = fs::remove_file(layout.ready_file());
     let mut command = namespaces(nix::unistd::geteuid().is_root());
     command
@@ -88,11 +105,18 @@ fn start(layout: &Layout, listener: &TcpListener, state: &State) -> anyhow::Resu
         .arg(&layout.dir)
         // The listening socket travels as standard input: the one descriptor a child can be given by safe means.
         .stdin(Stdio::from(OwnedFd::from(listener.try_clone()?)));
-    tokio::process::Command::from(command).kill_on_drop(true).spawn().context("setpriv")
+    tokio::process::Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .context("setpriv")
 }
 
 /// Notes the daemon's pid and that it is Ready; never returns otherwise.
-async fn watch_ready<T>(layout: &Layout, state: &mut State, ever_ready: &mut bool) -> anyhow::Result<T> {
+async fn watch_ready<T>(
+    layout: &Layout,
+    state: &mut State,
+    ever_ready: &mut bool,
+) -> anyhow::Result<T> {
     let own = state.supervisor.pid;
     while !layout.ready_file().exists() {
         if state.daemon.is_none() {
@@ -116,13 +140,23 @@ fn only_child(pid: i32) -> Option<i32> {
     let mut children = fs::read_dir("/proc").ok()?.filter_map(|entry| {
         let child: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
         let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
-        let parent: i32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        let parent: i32 = stat
+            .rsplit_once(')')?
+            .1
+            .split_whitespace()
+            .nth(1)?
+            .parse()
+            .ok()?;
         (parent == pid).then_some(child)
     });
     children.next()
 }
 
-async fn stop(layout: &Layout, state: &State, mut child: tokio::process::Child) -> anyhow::Result<ExitCode> {
+async fn stop(
+    layout: &Layout,
+    state: &State,
+    mut child: tokio::process::Child,
+) -> anyhow::Result<ExitCode> {
     if let Some(daemon) = &state.daemon {
         daemon.signal(Signal::SIGTERM);
         if tokio::time::timeout(CLOSING, child.wait()).await.is_ok() {

@@ -21,23 +21,38 @@ const LINES_SHOWN: usize = 15;
 pub fn up(options: &Up) -> anyhow::Result<ExitCode> {
     let layout = Layout::of(&options.place)?;
     if let Some(state) = layout.running() {
-        println!("Cluster {} is already running in {}", state.name, layout.dir.display());
+        println!(
+            "Cluster {} is already running in {}",
+            state.name,
+            layout.dir.display()
+        );
         print_export(&layout);
         return Ok(ExitCode::SUCCESS);
     }
     if options.port != 0 {
-        std::net::TcpListener::bind(("127.0.0.1", options.port)).with_context(|| format!("--port {} on 127.0.0.1", options.port))?;
+        std::net::TcpListener::bind(("127.0.0.1", options.port))
+            .with_context(|| format!("--port {} on 127.0.0.1", options.port))?;
     }
     layout.create()?;
-    let Some(lock) = layout.lock()? else { bail!("another osm local is at work in {}", layout.dir.display()) };
+    let Some(lock) = layout.lock()? else {
+        bail!("another osm local is at work in {}", layout.dir.display())
+    };
     let missing = missing(&layout.dir);
     if !missing.is_empty() {
         for line in &missing {
             eprintln!("{line}");
         }
-        bail!("this machine cannot run the embedded cluster yet ({} problem(s) above)", missing.len());
+        bail!(
+            "this machine cannot run the embedded cluster yet ({} problem(s) above)",
+            missing.len()
+        );
     }
-    for stale in [layout.state_file(), layout.ready_file(), layout.socket(), layout.kubeconfig()] {
+    for stale in [
+        layout.state_file(),
+        layout.ready_file(),
+        layout.socket(),
+        layout.kubeconfig(),
+    ] {
         let _ = fs::remove_file(stale);
     }
     let mut supervisor = start_supervisor(options, &layout)?;
@@ -51,7 +66,10 @@ pub fn up(options: &Up) -> anyhow::Result<ExitCode> {
         }
         if let Some(status) = supervisor.try_wait()? {
             show_log(&layout.daemon_log());
-            bail!("the cluster did not start ({status}); its log is {}", layout.daemon_log().display());
+            bail!(
+                "the cluster did not start ({status}); its log is {}",
+                layout.daemon_log().display()
+            );
         }
         let late = begun.elapsed() > options.timeout;
         if late || interrupted.seen() {
@@ -61,13 +79,21 @@ pub fn up(options: &Up) -> anyhow::Result<ExitCode> {
             supervisor.wait()?;
             if late {
                 show_log(&layout.daemon_log());
-                bail!("node not Ready after {} s; its log is {}", options.timeout.as_secs(), layout.daemon_log().display());
+                bail!(
+                    "node not Ready after {} s; its log is {}",
+                    options.timeout.as_secs(),
+                    layout.daemon_log().display()
+                );
             }
             bail!("interrupted");
         }
         std::thread::sleep(LOOK);
     }
-    println!("Cluster {} is up in {:.1} s", options.name, begun.elapsed().as_secs_f32());
+    println!(
+        "Cluster {} is up in {:.1} s",
+        options.name,
+        begun.elapsed().as_secs_f32()
+    );
     print_export(&layout);
     Ok(ExitCode::SUCCESS)
 }
@@ -77,9 +103,18 @@ fn print_export(layout: &Layout) {
 }
 
 fn start_supervisor(options: &Up, layout: &Layout) -> anyhow::Result<std::process::Child> {
-    let log = File::create(layout.daemon_log()).with_context(|| layout.daemon_log().display().to_string())?;
+    let log = File::create(layout.daemon_log())
+        .with_context(|| layout.daemon_log().display().to_string())?;
     Command::new(executable()?)
-        .args(["local", "supervise", "--name", &options.name, "--port", &options.port.to_string(), "--dir"])
+        .args([
+            "local",
+            "supervise",
+            "--name",
+            &options.name,
+            "--port",
+            &options.port.to_string(),
+            "--dir",
+        ])
         .arg(&layout.dir)
         // A group of its own: Ctrl-C in the terminal is for `up`, which then ends the supervisor in good order.
         .process_group(0)
@@ -102,9 +137,15 @@ fn show_log(path: &Path) {
 /// What this machine lacks, a line each, with the remedy.
 fn missing(dir: &Path) -> Vec<String> {
     let mut lines = Vec::new();
-    for (program, package) in [("nft", "nftables"), ("unshare", "util-linux"), ("setpriv", "util-linux")] {
+    for (program, package) in [
+        ("nft", "nftables"),
+        ("unshare", "util-linux"),
+        ("setpriv", "util-linux"),
+    ] {
         if !in_path(program) {
-            lines.push(format!("{program}: not found in PATH; install package {package}"));
+            lines.push(format!(
+                "{program}: not found in PATH; install package {package}"
+            ));
         }
     }
     let root = nix::unistd::geteuid().is_root();
@@ -113,7 +154,10 @@ fn missing(dir: &Path) -> Vec<String> {
     }
     let device = std::os::unix::fs::FileTypeExt::is_char_device;
     if !fs::metadata("/dev/null").is_ok_and(|m| device(&m.file_type())) && !root {
-        lines.push("/dev/null: not a device on this machine; repair it: mknod -m 666 /dev/null c 1 3".to_owned());
+        lines.push(
+            "/dev/null: not a device on this machine; repair it: mknod -m 666 /dev/null c 1 3"
+                .to_owned(),
+        );
     }
     if !lines.is_empty() {
         return lines;
@@ -126,13 +170,23 @@ fn missing(dir: &Path) -> Vec<String> {
         step=''; trap - EXIT";
     let scratch = dir.join("check");
     let _ = fs::create_dir(&scratch);
-    let output = namespaces(root).args(["sh", "-c", script]).arg(&scratch).output();
+    let output = namespaces(root)
+        .args(["sh", "-c", script])
+        .arg(&scratch)
+        .output();
     let _ = fs::remove_dir(&scratch);
     match output {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
-            let (step, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-            let step = if step.trim().is_empty() { "namespaces" } else { step.trim() };
+            let (step, error) = (
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr),
+            );
+            let step = if step.trim().is_empty() {
+                "namespaces"
+            } else {
+                step.trim()
+            };
             let error = error.lines().next().unwrap_or("refused");
             lines.push(format!("{step}: {error}{}", advice(root, step)));
         }
@@ -146,7 +200,10 @@ fn advice(root: bool, step: &str) -> String {
     if root || step != "namespaces" {
         return String::new();
     }
-    let reason = if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+    let reason = if setting(
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+    ) {
         "AppArmor forbids user namespaces: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or run as root"
     } else if setting("/proc/sys/kernel/unprivileged_userns_clone", "0") {
         "sysctl -w kernel.unprivileged_userns_clone=1, or run as root"
@@ -170,7 +227,17 @@ pub fn namespaces(root: bool) -> Command {
     if !root {
         command.args(["--user", "--map-root-user", "--map-auto"]);
     }
-    command.args(["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--"]);
+    command.args([
+        "--net",
+        "--mount",
+        "--pid",
+        "--uts",
+        "--ipc",
+        "--fork",
+        "--kill-child=SIGKILL",
+        "--mount-proc",
+        "--",
+    ]);
     command
 }
 
@@ -181,17 +248,23 @@ impl Interrupt {
     fn watch() -> anyhow::Result<Self> {
         let seen = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let flag = seen.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let kinds = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
         let mut signals = Vec::new();
         {
             let _guard = runtime.enter();
             for kind in kinds {
-                signals.push(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::from_raw(kind as i32))?);
+                signals.push(tokio::signal::unix::signal(
+                    tokio::signal::unix::SignalKind::from_raw(kind as i32),
+                )?);
             }
         }
         std::thread::spawn(move || {
-            runtime.block_on(futures::future::select_all(signals.iter_mut().map(|s| Box::pin(s.recv()))));
+            runtime.block_on(futures::future::select_all(
+                signals.iter_mut().map(|s| Box::pin(s.recv())),
+            ));
             flag.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         Ok(Self(seen))

@@ -5,25 +5,39 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, EnvVar, Service};
 
 use super::facts::Facts;
+use crate::catalog::cluster_ips;
 use crate::mirror::Key;
-use crate::services::cluster_ips;
 
 /// What container runtimes set when the image says nothing.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The variables of a container. `uid` decides HOME.
-pub fn environment(facts: &Facts, container: &Container, uid: u32) -> Result<Vec<(String, String)>, String> {
+pub fn environment(
+    facts: &Facts,
+    container: &Container,
+    uid: u32,
+) -> Result<Vec<(String, String)>, String> {
     let mut result: BTreeMap<String, String> = BTreeMap::new();
     result.insert("PATH".into(), PATH.into());
     result.insert("HOME".into(), if uid == 0 { "/root" } else { "/" }.into());
     let hostname = facts.pod.spec.as_ref().and_then(|s| s.hostname.clone());
-    result.insert("HOSTNAME".into(), hostname.or_else(|| facts.pod.metadata.name.clone()).unwrap_or_default());
+    result.insert(
+        "HOSTNAME".into(),
+        hostname
+            .or_else(|| facts.pod.metadata.name.clone())
+            .unwrap_or_default(),
+    );
     result.extend(facts.services.iter().cloned());
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &source.config_map_ref {
             match facts.config_maps.get(&reference.name) {
-                Some(map) => result.extend(map.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v.clone()))),
+                Some(map) => result.extend(
+                    map.data
+                        .iter()
+                        .flatten()
+                        .map(|(k, v)| (format!("{prefix}{k}"), v.clone())),
+                ),
                 None if reference.optional == Some(true) => {}
                 None => return Err(format!("configmap {:?} not found", reference.name)),
             }
@@ -31,7 +45,10 @@ pub fn environment(facts: &Facts, container: &Container, uid: u32) -> Result<Vec
         if let Some(reference) = &source.secret_ref {
             match facts.secrets.get(&reference.name) {
                 Some(secret) => result.extend(secret.data.iter().flatten().map(|(k, v)| {
-                    (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())
+                    (
+                        format!("{prefix}{k}"),
+                        String::from_utf8_lossy(&v.0).into_owned(),
+                    )
                 })),
                 None if reference.optional == Some(true) => {}
                 None => return Err(format!("secret {:?} not found", reference.name)),
@@ -54,7 +71,10 @@ fn value(
     known: &BTreeMap<String, String>,
 ) -> Result<Option<String>, String> {
     let Some(source) = &variable.value_from else {
-        return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), known)));
+        return Ok(Some(expand(
+            variable.value.as_deref().unwrap_or_default(),
+            known,
+        )));
     };
     if let Some(selector) = &source.field_ref {
         return facts.field(selector).map(Some);
@@ -64,31 +84,53 @@ fn value(
     }
     if let Some(selector) = &source.config_map_key_ref {
         let Some(map) = facts.config_maps.get(&selector.name) else {
-            return missing(selector.optional, || format!("configmap {:?} not found", selector.name));
+            return missing(selector.optional, || {
+                format!("configmap {:?} not found", selector.name)
+            });
         };
         return match map.data.as_ref().and_then(|d| d.get(&selector.key)) {
             Some(value) => Ok(Some(value.clone())),
-            None => missing(selector.optional, || format!("couldn't find key {} in ConfigMap {}", selector.key, selector.name)),
+            None => missing(selector.optional, || {
+                format!(
+                    "couldn't find key {} in ConfigMap {}",
+                    selector.key, selector.name
+                )
+            }),
         };
     }
     if let Some(selector) = &source.secret_key_ref {
         let Some(secret) = facts.secrets.get(&selector.name) else {
-            return missing(selector.optional, || format!("secret {:?} not found", selector.name));
+            return missing(selector.optional, || {
+                format!("secret {:?} not found", selector.name)
+            });
         };
         return match secret.data.as_ref().and_then(|d| d.get(&selector.key)) {
             Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
-            None => missing(selector.optional, || format!("couldn't find key {} in Secret {}", selector.key, selector.name)),
+            None => missing(selector.optional, || {
+                format!(
+                    "couldn't find key {} in Secret {}",
+                    selector.key, selector.name
+                )
+            }),
         };
     }
     Ok(None)
 }
 
 fn missing(optional: Option<bool>, message: impl Fn() -> String) -> Result<Option<String>, String> {
-    if optional == Some(true) { Ok(None) } else { Err(message()) }
+    if optional == Some(true) {
+        Ok(None)
+    } else {
+        Err(message())
+    }
 }
 
 /// Program and arguments: the pod's `command` and `args`, each in place of the image's own.
-pub fn command_line(container: &Container, image: &[String], env: &[(String, String)]) -> Vec<String> {
+pub fn command_line(
+    container: &Container,
+    image: &[String],
+    env: &[(String, String)],
+) -> Vec<String> {
     let known: BTreeMap<String, String> = env.iter().cloned().collect();
     let given = |list: &Option<Vec<String>>| list.clone().filter(|l| !l.is_empty());
     let (entry, image_args) = image.split_at(image.len().min(1));
@@ -138,11 +180,22 @@ pub fn service_variables<'a>(
         if !(api || links && service_namespace == namespace) {
             continue;
         }
-        let Some(ip) = cluster_ips(service).first().copied() else { continue };
+        let Some(ip) = cluster_ips(service).first().copied() else {
+            continue;
+        };
         let base = name.to_uppercase().replace('-', "_");
-        let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+        let host = if ip.is_ipv6() {
+            format!("[{ip}]")
+        } else {
+            ip.to_string()
+        };
         result.push((format!("{base}_SERVICE_HOST"), ip.to_string()));
-        for (index, port) in service.spec.iter().flat_map(|s| s.ports.iter().flatten()).enumerate() {
+        for (index, port) in service
+            .spec
+            .iter()
+            .flat_map(|s| s.ports.iter().flatten())
+            .enumerate()
+        {
             let number = port.port;
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
             let lower = protocol.to_lowercase();
@@ -174,7 +227,13 @@ mod tests {
     fn variables_are_expanded_like_the_kubelet_does() {
         let known = BTreeMap::from([("A".to_owned(), "1".to_owned())]);
         for (text, expected) in [
-            ("$(A)", "1"), ("x$(A)y", "x1y"), ("$(B)", "$(B)"), ("$$(A)", "$(A)"), ("$A", "$A"), ("$", "$"), ("$(A", "$(A"),
+            ("$(A)", "1"),
+            ("x$(A)y", "x1y"),
+            ("$(B)", "$(B)"),
+            ("$$(A)", "$(A)"),
+            ("$A", "$A"),
+            ("$", "$"),
+            ("$(A", "$(A"),
             ("é$(A)é", "é1é"),
         ] {
             assert_eq!(expand(text, &known), expected, "{text}");
@@ -200,12 +259,21 @@ mod tests {
         .unwrap();
         let env = environment(&facts, &container, 1500).unwrap();
         let value = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-        assert_eq!((value("A"), value("B"), value("C"), value("HOME")), (Some("v!"), Some("v"), None, Some("/")));
+        assert_eq!(
+            (value("A"), value("B"), value("C"), value("HOME")),
+            (Some("v!"), Some("v"), None, Some("/"))
+        );
         assert_eq!(command_line(&container, &["x".into()], &env), ["run", "v!"]);
         let mut container = container;
         container.env_from = None;
-        container.env = serde_json::from_value(json!([{"name": "D", "valueFrom": {"secretKeyRef": {"name": "no", "key": "k"}}}])).unwrap();
-        assert_eq!(environment(&facts, &container, 0), Err("secret \"no\" not found".to_owned()));
+        container.env = serde_json::from_value(
+            json!([{"name": "D", "valueFrom": {"secretKeyRef": {"name": "no", "key": "k"}}}]),
+        )
+        .unwrap();
+        assert_eq!(
+            environment(&facts, &container, 0),
+            Err("secret \"no\" not found".to_owned())
+        );
     }
 
     #[test]
@@ -216,9 +284,16 @@ mod tests {
             (json!({"name": "c"}), vec!["prog", "default"]),
             (json!({"name": "c", "args": ["a"]}), vec!["prog", "a"]),
             (json!({"name": "c", "command": ["b"]}), vec!["b"]),
-            (json!({"name": "c", "command": ["b"], "args": ["a"]}), vec!["b", "a"]),
+            (
+                json!({"name": "c", "command": ["b"], "args": ["a"]}),
+                vec!["b", "a"],
+            ),
         ] {
-            assert_eq!(command_line(&container(given.clone()), &image, &[]), expected, "{given}");
+            assert_eq!(
+                command_line(&container(given.clone()), &image, &[]),
+                expected,
+                "{given}"
+            );
         }
     }
 }

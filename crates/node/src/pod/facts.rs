@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
@@ -40,10 +42,19 @@ impl Facts {
                 "metadata.annotations" => &meta.annotations,
                 _ => return Err(format!("unsupported fieldPath: {path}")),
             };
-            return Ok(map.as_ref().and_then(|m| m.get(key)).cloned().unwrap_or_default());
+            return Ok(map
+                .as_ref()
+                .and_then(|m| m.get(key))
+                .cloned()
+                .unwrap_or_default());
         }
         let first = |ips: &[IpAddr]| ips.first().map(IpAddr::to_string).unwrap_or_default();
-        let all = |ips: &[IpAddr]| ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
+        let all = |ips: &[IpAddr]| {
+            ips.iter()
+                .map(IpAddr::to_string)
+                .collect::<Vec<_>>()
+                .join(",")
+        };
         Ok(match path {
             "metadata.name" => self.pod.name_any(),
             "metadata.namespace" => self.pod.namespace().unwrap_or_default(),
@@ -51,7 +62,9 @@ impl Facts {
             "metadata.labels" => lines(meta.labels.as_ref()),
             "metadata.annotations" => lines(meta.annotations.as_ref()),
             "spec.nodeName" => self.node.clone(),
-            "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
+            "spec.serviceAccountName" => spec
+                .and_then(|s| s.service_account_name.clone())
+                .unwrap_or_default(),
             "status.podIP" => first(&self.pod_ips),
             "status.podIPs" => all(&self.pod_ips),
             "status.hostIP" => first(&self.host_ips),
@@ -61,13 +74,36 @@ impl Facts {
     }
 
     /// The value of a `resourceFieldRef`; `container` is the one it stands in, if any.
-    pub fn resource(&self, selector: &ResourceFieldSelector, container: Option<&Container>) -> Result<String, String> {
-        let named = |name: &String| self.pod.spec.iter().flat_map(|s| &s.containers).find(|c| c.name == *name);
-        let container = selector.container_name.as_ref().and_then(named).or(container);
-        let container = container.ok_or_else(|| format!("resourceFieldRef {}: no such container", selector.resource))?;
+    pub fn resource(
+        &self,
+        selector: &ResourceFieldSelector,
+        container: Option<&Container>,
+    ) -> Result<String, String> {
+        let named = |name: &String| {
+            self.pod
+                .spec
+                .iter()
+                .flat_map(|s| &s.containers)
+                .find(|c| c.name == *name)
+        };
+        let container = selector
+            .container_name
+            .as_ref()
+            .and_then(named)
+            .or(container);
+        let container = container
+            .ok_or_else(|| format!("resourceFieldRef {}: no such container", selector.resource))?;
         let resources = container.resources.as_ref();
         let (kind, name) = selector.resource.split_once('.').unwrap_or_default();
-        let list = |kind: &str| resources.and_then(|r| if kind == "limits" { r.limits.as_ref() } else { r.requests.as_ref() });
+        let list = |kind: &str| {
+            resources.and_then(|r| {
+                if kind == "limits" {
+                    r.limits.as_ref()
+                } else {
+                    r.requests.as_ref()
+                }
+            })
+        };
         let value = match list(kind).and_then(|l| l.get(name)).map(parse_quantity) {
             Some(value) => value?,
             None if kind == "requests" => 0.0,
@@ -78,7 +114,13 @@ impl Facts {
                 _ => 0.0,
             },
         };
-        let divisor = selector.divisor.as_ref().map(parse_quantity).transpose()?.filter(|d| *d > 0.0).unwrap_or(1.0);
+        let divisor = selector
+            .divisor
+            .as_ref()
+            .map(parse_quantity)
+            .transpose()?
+            .filter(|d| *d > 0.0)
+            .unwrap_or(1.0);
         Ok(format!("{:.0}", (value / divisor).ceil()))
     }
 }
@@ -92,25 +134,51 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
 
 /// The downward API's format of a map.
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
-    map.into_iter().flatten().map(|(k, v)| format!("{k}={v:?}")).collect::<Vec<_>>().join("\n")
+    map.into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={v:?}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A Kubernetes quantity as a number.
 pub fn parse_quantity(quantity: &Quantity) -> Result<f64, String> {
     const SUFFIXES: &[(&str, f64)] = &[
-        ("Ki", 1024.0), ("Mi", 1_048_576.0), ("Gi", 1_073_741_824.0), ("Ti", 1_099_511_627_776.0),
-        ("n", 1e-9), ("u", 1e-6), ("m", 1e-3), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15),
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("Ti", 1_099_511_627_776.0),
+        ("n", 1e-9),
+        ("u", 1e-6),
+        ("m", 1e-3),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+        ("T", 1e12),
+        ("P", 1e15),
     ];
     let text = quantity.0.as_str();
-    let (number, factor) =
-        SUFFIXES.iter().find_map(|(s, f)| Some((text.strip_suffix(s)?, *f))).unwrap_or((text, 1.0));
-    number.parse::<f64>().map(|n| n * factor).map_err(|_| format!("{text:?} is not a quantity"))
+    let (number, factor) = SUFFIXES
+        .iter()
+        .find_map(|(s, f)| Some((text.strip_suffix(s)?, *f)))
+        .unwrap_or((text, 1.0));
+    number
+        .parse::<f64>()
+        .map(|n| n * factor)
+        .map_err(|_| format!("{text:?} is not a quantity"))
 }
 
 /// Memory of this machine.
 pub fn memory_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let total = text.lines().find_map(|l| {
+        l.strip_prefix("MemTotal:")?
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
     total.unwrap_or(1 << 20) * 1024
 }
 
@@ -143,14 +211,27 @@ mod tests {
             ("spec.hostname", Err("unsupported fieldPath: spec.hostname")),
         ];
         for (path, expected) in cases {
-            let selector = ObjectFieldSelector { field_path: path.into(), api_version: None };
-            assert_eq!(facts.field(&selector), expected.map(str::to_owned).map_err(str::to_owned), "{path}");
+            let selector = ObjectFieldSelector {
+                field_path: path.into(),
+                api_version: None,
+            };
+            assert_eq!(
+                facts.field(&selector),
+                expected.map(str::to_owned).map_err(str::to_owned),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn quantities_are_numbers() {
-        for (text, value) in [("500m", 0.5), ("2", 2.0), ("1Gi", 1_073_741_824.0), ("64M", 64e6), ("1e3", 1000.0)] {
+        for (text, value) in [
+            ("500m", 0.5),
+            ("2", 2.0),
+            ("1Gi", 1_073_741_824.0),
+            ("64M", 64e6),
+            ("1e3", 1000.0),
+        ] {
             assert_eq!(parse_quantity(&Quantity(text.into())), Ok(value), "{text}");
         }
         assert!(parse_quantity(&Quantity("x".into())).is_err());

@@ -3,6 +3,7 @@
 pub mod environment;
 pub mod facts;
 mod health;
+mod names;
 mod order;
 mod run;
 mod sandbox;

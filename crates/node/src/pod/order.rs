@@ -28,21 +28,36 @@ pub struct Refusal {
 
 impl Refusal {
     pub(super) fn config(message: String) -> Self {
-        Self { reason: "CreateContainerConfigError", message }
+        Self {
+            reason: "CreateContainerConfigError",
+            message,
+        }
     }
 }
 
 impl PodTask {
     /// What `image` stands for now.
     pub(super) fn image(&self, container: &Container) -> Result<Image, Refusal> {
-        let pull = |message: String| Refusal { reason: "ErrImagePull", message };
-        let table = Table::read(&self.shared.config.images_file).map_err(|e| pull(e.to_string()))?;
-        table.resolve(container.image.as_deref().unwrap_or_default(), &self.shared.config.executable).map_err(pull)
+        let pull = |message: String| Refusal {
+            reason: "ErrImagePull",
+            message,
+        };
+        let table =
+            Table::read(&self.shared.config.images_file).map_err(|e| pull(e.to_string()))?;
+        table
+            .resolve(
+                container.image.as_deref().unwrap_or_default(),
+                &self.shared.config.executable,
+            )
+            .map_err(pull)
     }
 
     /// Folder of one run of a container.
     pub(super) fn run_folder(&self, container: &str, run: i32) -> PathBuf {
-        self.folder().join("containers").join(container).join(run.to_string())
+        self.folder()
+            .join("containers")
+            .join(container)
+            .join(run.to_string())
     }
 
     /// The order for the next run of a container, and its variables.
@@ -64,8 +79,16 @@ impl PodTask {
         for mount in volumes {
             mounts.push(self.mount(spec, mount, &env).map_err(Refusal::config)?);
         }
-        let last_word = container.termination_message_path.as_deref().filter(|p| !p.is_empty()).unwrap_or(TERMINATION_LOG);
-        mounts.push(Bind { source: folder.join("termination-log"), target: last_word.into(), read_only: false });
+        let last_word = container
+            .termination_message_path
+            .as_deref()
+            .filter(|p| !p.is_empty())
+            .unwrap_or(TERMINATION_LOG);
+        mounts.push(Bind {
+            source: folder.join("termination-log"),
+            target: last_word.into(),
+            read_only: false,
+        });
         let security = container.security_context.as_ref();
         let order = Order {
             hostname: self.hostname(),
@@ -80,9 +103,15 @@ impl PodTask {
         Ok((order, env))
     }
 
-    fn mount(&self, spec: &PodSpec, mount: &VolumeMount, env: &[(String, String)]) -> Result<Bind, String> {
+    fn mount(
+        &self,
+        spec: &PodSpec,
+        mount: &VolumeMount,
+        env: &[(String, String)],
+    ) -> Result<Bind, String> {
         let volume = spec.volumes.iter().flatten().find(|v| v.name == mount.name);
-        let volume = volume.ok_or_else(|| format!("volumeMounts: volume {:?} does not exist", mount.name))?;
+        let volume = volume
+            .ok_or_else(|| format!("volumeMounts: volume {:?} does not exist", mount.name))?;
         let base = match &volume.host_path {
             Some(host) => PathBuf::from(&host.path),
             None => self.volume_folder(&volume.name),
@@ -92,24 +121,41 @@ impl PodTask {
             (_, Some(path)) => expand(path, &env.iter().cloned().collect::<BTreeMap<_, _>>()),
             _ => String::new(),
         };
-        let source = if sub_path.is_empty() { base } else { inside(&base, &sub_path)? };
+        let source = if sub_path.is_empty() {
+            base
+        } else {
+            inside(&base, &sub_path)?
+        };
         if !sub_path.is_empty() && !source.exists() {
-            std::fs::create_dir_all(&source).map_err(|e| format!("subPath {sub_path:?} of volume {:?}: {e}", volume.name))?;
+            std::fs::create_dir_all(&source)
+                .map_err(|e| format!("subPath {sub_path:?} of volume {:?}: {e}", volume.name))?;
         }
-        let from_api = volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some();
-        Ok(Bind { source, target: mount.mount_path.clone().into(), read_only: mount.read_only == Some(true) || from_api })
+        let from_api = volume.config_map.is_some()
+            || volume.secret.is_some()
+            || volume.projected.is_some()
+            || volume.downward_api.is_some();
+        Ok(Bind {
+            source,
+            target: mount.mount_path.clone().into(),
+            read_only: mount.read_only == Some(true) || from_api,
+        })
     }
 }
 
 /// `base`/`path`, refusing what would leave `base`.
 fn inside(base: &Path, path: &str) -> Result<PathBuf, String> {
     let parts: Vec<_> = Path::new(path).components().collect();
-    if !parts.iter().all(|p| matches!(p, Component::Normal(_) | Component::CurDir)) {
+    if !parts
+        .iter()
+        .all(|p| matches!(p, Component::Normal(_) | Component::CurDir))
+    {
         return Err(format!("subPath {path:?} must stay inside the volume"));
     }
     let joined = base.join(path);
     match (joined.canonicalize(), base.canonicalize()) {
-        (Ok(real), Ok(base)) if !real.starts_with(&base) => Err(format!("subPath {path:?} must stay inside the volume")),
+        (Ok(real), Ok(base)) if !real.starts_with(&base) => {
+            Err(format!("subPath {path:?} must stay inside the volume"))
+        }
         _ => Ok(joined),
     }
 }
@@ -118,21 +164,42 @@ fn inside(base: &Path, path: &str) -> Result<PathBuf, String> {
 fn rights(spec: &PodSpec, container: &Container) -> Result<Rights, String> {
     let of_pod = spec.security_context.as_ref();
     let own = container.security_context.as_ref();
-    let number = |field: &str, value: i64| u32::try_from(value).map_err(|_| format!("securityContext.{field}: {value} is out of range"));
-    let uid = own.and_then(|s| s.run_as_user).or(of_pod.and_then(|s| s.run_as_user)).unwrap_or(0);
-    let gid = own.and_then(|s| s.run_as_group).or(of_pod.and_then(|s| s.run_as_group)).unwrap_or(0);
-    let non_root = own.and_then(|s| s.run_as_non_root).or(of_pod.and_then(|s| s.run_as_non_root));
+    let number = |field: &str, value: i64| {
+        u32::try_from(value)
+            .map_err(|_| format!("securityContext.{field}: {value} is out of range"))
+    };
+    let uid = own
+        .and_then(|s| s.run_as_user)
+        .or(of_pod.and_then(|s| s.run_as_user))
+        .unwrap_or(0);
+    let gid = own
+        .and_then(|s| s.run_as_group)
+        .or(of_pod.and_then(|s| s.run_as_group))
+        .unwrap_or(0);
+    let non_root = own
+        .and_then(|s| s.run_as_non_root)
+        .or(of_pod.and_then(|s| s.run_as_non_root));
     if non_root == Some(true) && uid == 0 {
-        return Err(format!("container has runAsNonRoot and image will run as root (container: {})", container.name));
+        return Err(format!(
+            "container has runAsNonRoot and image will run as root (container: {})",
+            container.name
+        ));
     }
     let mut groups = vec![number("runAsGroup", gid)?];
-    for group in of_pod.and_then(|s| s.supplemental_groups.as_ref()).into_iter().flatten() {
+    for group in of_pod
+        .and_then(|s| s.supplemental_groups.as_ref())
+        .into_iter()
+        .flatten()
+    {
         groups.push(number("supplementalGroups", *group)?);
     }
     groups.extend(fs_group(spec));
     let privileged = own.and_then(|s| s.privileged) == Some(true);
     let capabilities = own.and_then(|s| s.capabilities.clone()).unwrap_or_default();
-    let set = Rights::bounding_set(&capabilities.add.unwrap_or_default(), &capabilities.drop.unwrap_or_default());
+    let set = Rights::bounding_set(
+        &capabilities.add.unwrap_or_default(),
+        &capabilities.drop.unwrap_or_default(),
+    );
     let set = set.map_err(|e| format!("securityContext.capabilities: {e}"))?;
     Ok(Rights {
         uid: number("runAsUser", uid)?,
@@ -157,13 +224,27 @@ mod tests {
             "containers": [], "securityContext": {"runAsUser": 1000, "runAsNonRoot": true, "fsGroup": 2000, "supplementalGroups": [3000]}
         }))
         .unwrap();
-        let container = |context| serde_json::from_value::<Container>(json!({"name": "c", "securityContext": context})).unwrap();
-        let own = rights(&spec, &container(json!({"runAsUser": 1500, "allowPrivilegeEscalation": false}))).unwrap();
+        let container = |context| {
+            serde_json::from_value::<Container>(json!({"name": "c", "securityContext": context}))
+                .unwrap()
+        };
+        let own = rights(
+            &spec,
+            &container(json!({"runAsUser": 1500, "allowPrivilegeEscalation": false})),
+        )
+        .unwrap();
         assert_eq!((own.uid, own.gid, own.no_new_privileges), (1500, 0, true));
         assert_eq!(own.groups, [0, 3000, 2000]);
         let root = rights(&spec, &container(json!({"runAsUser": 0}))).unwrap_err();
-        assert_eq!(root, "container has runAsNonRoot and image will run as root (container: c)");
-        let init = rights(&spec, &container(json!({"runAsUser": 0, "runAsNonRoot": false, "privileged": true}))).unwrap();
+        assert_eq!(
+            root,
+            "container has runAsNonRoot and image will run as root (container: c)"
+        );
+        let init = rights(
+            &spec,
+            &container(json!({"runAsUser": 0, "runAsNonRoot": false, "privileged": true})),
+        )
+        .unwrap();
         assert_eq!((init.uid, init.capabilities), (0, None));
     }
 

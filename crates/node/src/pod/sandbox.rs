@@ -1,7 +1,6 @@
 //! What a pod's containers share: network, volumes, host names.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -9,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{
+    BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec,
+};
 use k8s_openapi::api::core::v1::{ConfigMap, PodSpec, Secret, ServiceAccount};
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
@@ -19,13 +20,14 @@ use super::facts::Facts;
 use super::task::PodTask;
 use super::volumes::{Content, Tokens, content, give_to_group, token_requests, write};
 
-/// The host's names of a pod without network of its own are the host's.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
 impl PodTask {
     /// Folder of the pod on the cluster's tmpfs.
     pub(super) fn folder(&self) -> PathBuf {
-        self.shared.config.run_dir.join("pods").join(self.pod().uid().unwrap_or_default())
+        self.shared
+            .config
+            .run_dir
+            .join("pods")
+            .join(self.pod().uid().unwrap_or_default())
     }
 
     /// Where a volume is.
@@ -37,11 +39,27 @@ impl PodTask {
     pub(super) async fn make_sandbox(&self) -> Result<(), (&'static str, String)> {
         let spec = self.spec();
         if spec.host_network == Some(true) {
-            self.progress.lock().ips.clone_from(&self.shared.config.addresses);
+            self.progress
+                .lock()
+                .ips
+                .clone_from(&self.shared.config.addresses);
         } else if self.attachment().is_none() {
-            let name = format!("{}-{}", self.pod().name_any(), self.pod().uid().unwrap_or_default().get(..8).unwrap_or_default());
+            let name = format!(
+                "{}-{}",
+                self.pod().name_any(),
+                self.pod()
+                    .uid()
+                    .unwrap_or_default()
+                    .get(..8)
+                    .unwrap_or_default()
+            );
             let attached = self.shared.network.attach_pod(&name).await;
-            let attached = attached.map_err(|e| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
+            let attached = attached.map_err(|e| {
+                (
+                    "FailedCreatePodSandBox",
+                    format!("Failed to create pod sandbox: {e}"),
+                )
+            })?;
             self.progress.lock().ips.clone_from(&attached.ips);
             *self.attachment.lock() = Some(Arc::new(attached));
         }
@@ -51,7 +69,12 @@ impl PodTask {
         let tokens = self.tokens(&spec).await.map_err(failed)?;
         let group = fs_group(&spec);
         for volume in spec.volumes.iter().flatten() {
-            let failed = |e: String| failed(format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name));
+            let failed = |e: String| {
+                failed(format!(
+                    "MountVolume.SetUp failed for volume {:?} : {e}",
+                    volume.name
+                ))
+            };
             let folder = self.volume_folder(&volume.name);
             let made = match content(&facts, volume, &tokens).map_err(failed)? {
                 Content::Host(_) => Ok(()),
@@ -61,7 +84,9 @@ impl PodTask {
                     made
                 }
                 Content::Empty => std::fs::create_dir_all(&folder)
-                    .and_then(|()| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)))
+                    .and_then(|()| {
+                        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777))
+                    })
                     .and_then(|()| group.map_or(Ok(()), |g| give_to_group(&folder, g, true))),
             };
             made.map_err(|e| failed(e.to_string()))?;
@@ -88,13 +113,21 @@ impl PodTask {
         };
         let api: Api<ConfigMap> = Api::namespaced(self.shared.client.clone(), &namespace);
         for name in config_maps {
-            if let Some(map) = api.get_opt(&name).await.map_err(|e| format!("configmap {name:?}: {e}"))? {
+            if let Some(map) = api
+                .get_opt(&name)
+                .await
+                .map_err(|e| format!("configmap {name:?}: {e}"))?
+            {
                 facts.config_maps.insert(name, map);
             }
         }
         let api: Api<Secret> = Api::namespaced(self.shared.client.clone(), &namespace);
         for name in secrets {
-            if let Some(secret) = api.get_opt(&name).await.map_err(|e| format!("secret {name:?}: {e}"))? {
+            if let Some(secret) = api
+                .get_opt(&name)
+                .await
+                .map_err(|e| format!("secret {name:?}: {e}"))?
+            {
                 facts.secrets.insert(name, secret);
             }
         }
@@ -104,13 +137,23 @@ impl PodTask {
     /// Asks for the tokens of the pod's projected volumes.
     async fn tokens(&self, spec: &PodSpec) -> Result<Tokens, String> {
         let pod = self.pod();
-        let account = spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned());
-        let api: Api<ServiceAccount> = Api::namespaced(self.shared.client.clone(), &pod.namespace().unwrap_or_default());
+        let account = spec
+            .service_account_name
+            .clone()
+            .unwrap_or_else(|| "default".to_owned());
+        let api: Api<ServiceAccount> = Api::namespaced(
+            self.shared.client.clone(),
+            &pod.namespace().unwrap_or_default(),
+        );
         let mut tokens = Tokens::new();
         for wanted in token_requests(spec) {
             let request = ApiTokenRequest {
                 spec: TokenRequestSpec {
-                    audiences: if wanted.audience.is_empty() { Vec::new() } else { vec![wanted.audience.clone()] },
+                    audiences: if wanted.audience.is_empty() {
+                        Vec::new()
+                    } else {
+                        vec![wanted.audience.clone()]
+                    },
                     expiration_seconds: Some(wanted.seconds),
                     bound_object_ref: Some(BoundObjectReference {
                         api_version: Some("v1".to_owned()),
@@ -121,9 +164,14 @@ impl PodTask {
                 },
                 ..ApiTokenRequest::default()
             };
-            let answer = api.create_token_request(&account, &PostParams::default(), &request).await;
+            let answer = api
+                .create_token_request(&account, &PostParams::default(), &request)
+                .await;
             let answer = answer.map_err(|e| format!("failed to fetch token: {e}"))?;
-            let token = answer.status.ok_or_else(|| "failed to fetch token: answer without status".to_owned())?.token;
+            let token = answer
+                .status
+                .ok_or_else(|| "failed to fetch token: answer without status".to_owned())?
+                .token;
             tokens.insert(wanted, token);
         }
         Ok(tokens)
@@ -134,11 +182,20 @@ impl PodTask {
         let spec = self.spec();
         // A kubelet renews a token when a fifth of its life is left.
         let renewal = token_requests(&spec).iter().map(|t| t.seconds).min();
-        let renewal = renewal.map(|s| Duration::from_secs(u64::try_from(s * 4 / 5).unwrap_or(u64::MAX)));
-        let (mut maps, mut secrets) = (self.shared.config_maps.changes(), self.shared.secrets.changes());
+        let renewal =
+            renewal.map(|s| Duration::from_secs(u64::try_from(s * 4 / 5).unwrap_or(u64::MAX)));
+        let (mut maps, mut secrets) = (
+            self.shared.config_maps.changes(),
+            self.shared.secrets.changes(),
+        );
         let mut object = self.changes();
         let mut due = renewal.map(|r| tokio::time::Instant::now() + r);
-        if spec.volumes.iter().flatten().all(|v| v.host_path.is_some() || v.empty_dir.is_some()) {
+        if spec
+            .volumes
+            .iter()
+            .flatten()
+            .all(|v| v.host_path.is_some() || v.empty_dir.is_some())
+        {
             return std::future::pending().await;
         }
         loop {
@@ -161,7 +218,11 @@ impl PodTask {
                         due = renewal.map(|r| tokio::time::Instant::now() + r);
                     }
                     Err(error) => {
-                        tracing::warn!(pod = self.pod().name_any(), error, "tokens could not be renewed; trying again");
+                        tracing::warn!(
+                            pod = self.pod().name_any(),
+                            error,
+                            "tokens could not be renewed; trying again"
+                        );
                         due = Some(tokio::time::Instant::now() + Duration::from_secs(10));
                         continue;
                     }
@@ -184,20 +245,44 @@ impl PodTask {
             pod_ips: self.progress.lock().ips.clone(),
             host_ips: self.shared.config.addresses.clone(),
             node: self.shared.config.name.clone(),
-            config_maps: maps.into_iter().filter_map(|n| Some((n.clone(), (*self.shared.config_maps.object(&namespace, &n)?).clone()))).collect(),
-            secrets: secrets.into_iter().filter_map(|n| Some((n.clone(), (*self.shared.secrets.object(&namespace, &n)?).clone()))).collect(),
+            config_maps: maps
+                .into_iter()
+                .filter_map(|n| {
+                    Some((
+                        n.clone(),
+                        (*self.shared.config_maps.object(&namespace, &n)?).clone(),
+                    ))
+                })
+                .collect(),
+            secrets: secrets
+                .into_iter()
+                .filter_map(|n| {
+                    Some((
+                        n.clone(),
+                        (*self.shared.secrets.object(&namespace, &n)?).clone(),
+                    ))
+                })
+                .collect(),
             ..Facts::default()
         };
         let mut volumes = self.volumes.lock();
         for volume in spec.volumes.iter().flatten() {
             // A missing source leaves what is there, as with a kubelet.
-            let Ok(Content::Files(files)) = content(&facts, volume, &volumes.tokens) else { continue };
-            if volumes.files.get(&volume.name).is_none_or(|last| *last == files) {
+            let Ok(Content::Files(files)) = content(&facts, volume, &volumes.tokens) else {
+                continue;
+            };
+            if volumes
+                .files
+                .get(&volume.name)
+                .is_none_or(|last| *last == files)
+            {
                 continue;
             }
             match write(&self.volume_folder(&volume.name), &files, fs_group(spec)) {
                 Ok(()) => drop(volumes.files.insert(volume.name.clone(), files)),
-                Err(error) => tracing::warn!(pod = pod.name_any(), volume = volume.name, %error, "volume could not be updated"),
+                Err(error) => {
+                    tracing::warn!(pod = pod.name_any(), volume = volume.name, %error, "volume could not be updated")
+                }
             }
         }
     }
@@ -217,84 +302,23 @@ impl PodTask {
             }
         });
         if removed.await.is_err() {
-            tracing::warn!(pod = pod.name_any(), "removing the pod's folders was interrupted");
+            tracing::warn!(
+                pod = pod.name_any(),
+                "removing the pod's folders was interrupted"
+            );
         }
     }
 
     /// Folder of the pod's logs, named as a kubelet does.
     pub(super) fn log_folder(&self) -> PathBuf {
         let pod = self.pod();
-        let name = format!("{}_{}_{}", pod.namespace().unwrap_or_default(), pod.name_any(), pod.uid().unwrap_or_default());
+        let name = format!(
+            "{}_{}_{}",
+            pod.namespace().unwrap_or_default(),
+            pod.name_any(),
+            pod.uid().unwrap_or_default()
+        );
         self.shared.config.log_dir.join(name)
-    }
-
-    /// /etc/hosts, /etc/hostname and /etc/resolv.conf of the pod's containers.
-    pub(super) fn name_files(&self, spec: &PodSpec) -> Vec<(PathBuf, String)> {
-        let mut files = vec![(PathBuf::from("/etc/hostname"), format!("{}\n", self.hostname()))];
-        if spec.host_network != Some(true) {
-            let ips = self.progress.lock().ips.clone();
-            files.push(("/etc/hosts".into(), hosts_file(spec, &ips, &self.hostname(), &self.full_name(spec))));
-        }
-        if let Some(text) = self.resolv_conf(spec) {
-            files.push((RESOLV_CONF.into(), text));
-        }
-        files
-    }
-
-    /// The pod's host name.
-    pub(super) fn hostname(&self) -> String {
-        let pod = self.pod();
-        let spec = pod.spec.as_ref();
-        if spec.is_some_and(|s| s.host_network == Some(true)) {
-            return self.shared.config.name.clone();
-        }
-        // 63: the longest DNS label.
-        let name = spec.and_then(|s| s.hostname.clone()).unwrap_or_else(|| pod.name_any());
-        name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
-    }
-
-    fn full_name(&self, spec: &PodSpec) -> Option<String> {
-        let subdomain = spec.subdomain.as_ref().filter(|s| !s.is_empty())?;
-        let namespace = self.pod().namespace().unwrap_or_default();
-        Some(format!("{}.{subdomain}.{namespace}.svc.{}", self.hostname(), self.shared.config.cluster_domain))
-    }
-
-    /// `None`: the host's own file.
-    fn resolv_conf(&self, spec: &PodSpec) -> Option<String> {
-        let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
-        let host_network = spec.host_network == Some(true);
-        let cluster = policy == "ClusterFirstWithHostNet" || policy == "ClusterFirst" && !host_network;
-        if !cluster && policy != "None" {
-            return None;
-        }
-        let (mut servers, mut search, mut options) = (Vec::new(), Vec::new(), Vec::new());
-        if cluster {
-            let domain = &self.shared.config.cluster_domain;
-            let namespace = self.pod().namespace().unwrap_or_default();
-            servers.push(self.shared.config.dns_address.to_string());
-            search.extend([format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()]);
-            options.push("ndots:5".to_owned());
-        }
-        if let Some(extra) = &spec.dns_config {
-            servers.extend(extra.nameservers.iter().flatten().cloned());
-            search.extend(extra.searches.iter().flatten().cloned());
-            for option in extra.options.iter().flatten() {
-                let name = option.name.clone().unwrap_or_default();
-                options.retain(|o| o.split(':').next() != Some(&name));
-                options.push(option.value.as_ref().map_or(name.clone(), |v| format!("{name}:{v}")));
-            }
-        }
-        let mut text = String::new();
-        if !search.is_empty() {
-            let _ = writeln!(text, "search {}", search.join(" "));
-        }
-        for server in servers {
-            let _ = writeln!(text, "nameserver {server}");
-        }
-        if !options.is_empty() {
-            let _ = writeln!(text, "options {}", options.join(" "));
-        }
-        Some(text)
     }
 
     /// Marks the pod as failed as a whole.
@@ -307,27 +331,12 @@ impl PodTask {
     }
 }
 
-fn hosts_file(spec: &PodSpec, ips: &[std::net::IpAddr], hostname: &str, full_name: &Option<String>) -> String {
-    let mut text = String::from(
-        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
-    );
-    for ip in ips {
-        let names = full_name.iter().map(String::as_str).chain([hostname]).collect::<Vec<_>>().join("\t");
-        let _ = writeln!(text, "{ip}\t{names}");
-    }
-    let aliases: Vec<_> = spec.host_aliases.iter().flatten().collect();
-    if !aliases.is_empty() {
-        text.push_str("\n# Entries added by HostAliases.\n");
-    }
-    for alias in aliases {
-        let _ = writeln!(text, "{}\t{}", alias.ip, alias.hostnames.clone().unwrap_or_default().join("\t"));
-    }
-    text
-}
-
 /// securityContext.fsGroup.
 pub(super) fn fs_group(spec: &PodSpec) -> Option<u32> {
-    spec.security_context.as_ref().and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok())
+    spec.security_context
+        .as_ref()
+        .and_then(|s| s.fs_group)
+        .and_then(|g| u32::try_from(g).ok())
 }
 
 /// Names of ConfigMaps and Secrets that a pod's variables and volumes come from.
@@ -336,17 +345,30 @@ fn references(spec: &PodSpec) -> (BTreeSet<String>, BTreeSet<String>) {
     for volume in spec.volumes.iter().flatten() {
         maps.extend(volume.config_map.iter().map(|m| m.name.clone()));
         secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
-        for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
+        for source in volume
+            .projected
+            .iter()
+            .flat_map(|p| p.sources.iter().flatten())
+        {
             maps.extend(source.config_map.iter().map(|m| m.name.clone()));
             secrets.extend(source.secret.iter().map(|s| s.name.clone()));
         }
     }
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+    for container in spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+    {
         for source in container.env_from.iter().flatten() {
             maps.extend(source.config_map_ref.iter().map(|m| m.name.clone()));
             secrets.extend(source.secret_ref.iter().map(|s| s.name.clone()));
         }
-        for source in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
+        for source in container
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|e| e.value_from.as_ref())
+        {
             maps.extend(source.config_map_key_ref.iter().map(|m| m.name.clone()));
             secrets.extend(source.secret_key_ref.iter().map(|s| s.name.clone()));
         }

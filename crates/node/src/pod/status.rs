@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
-    Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -82,7 +82,11 @@ pub struct Progress {
 impl Terminated {
     /// The end of a process.
     pub fn of(ended: &Ended, started: Timestamp, id: &str) -> Self {
-        let reason = if ended.code == 0 { "Completed" } else { "Error" };
+        let reason = if ended.code == 0 {
+            "Completed"
+        } else {
+            "Error"
+        };
         Self {
             code: ended.code,
             signal: None,
@@ -113,7 +117,10 @@ impl Record {
     /// A container that waits for a reason.
     pub fn waiting(reason: &str) -> Self {
         Self {
-            state: State::Waiting { reason: reason.to_owned(), message: None },
+            state: State::Waiting {
+                reason: reason.to_owned(),
+                message: None,
+            },
             last: None,
             restarts: 0,
             ready: false,
@@ -158,7 +165,15 @@ pub fn status(pod: &Pod, progress: &Progress, host_ips: &[IpAddr], now: Timestam
     let over = phase == "Succeeded" || phase == "Failed";
     let uninitialized: Vec<_> = init
         .iter()
-        .filter(|c| !record(c).is_some_and(|r| if is_sidecar(c) { r.started } else { r.code() == Some(0) }))
+        .filter(|c| {
+            !record(c).is_some_and(|r| {
+                if is_sidecar(c) {
+                    r.started
+                } else {
+                    r.code() == Some(0)
+                }
+            })
+        })
         .map(|c| c.name.as_str())
         .collect();
     let sidecars = init.iter().copied().filter(|c| is_sidecar(c));
@@ -173,36 +188,84 @@ pub fn status(pod: &Pod, progress: &Progress, host_ips: &[IpAddr], now: Timestam
     let mut condition = |kind: &str, problem: Option<(&str, String)>| {
         conditions.push(transition(&old, kind, problem, now));
     };
-    condition("PodReadyToStartContainers", (progress.ips.is_empty() || over).then(|| ("", String::new())));
-    let initialized = (!uninitialized.is_empty() && !over)
-        .then(|| ("ContainersNotInitialized", format!("containers with incomplete status: [{}]", uninitialized.join(" "))));
+    condition(
+        "PodReadyToStartContainers",
+        (progress.ips.is_empty() || over).then(|| ("", String::new())),
+    );
+    let initialized = (!uninitialized.is_empty() && !over).then(|| {
+        (
+            "ContainersNotInitialized",
+            format!(
+                "containers with incomplete status: [{}]",
+                uninitialized.join(" ")
+            ),
+        )
+    });
     condition("Initialized", initialized);
     let gates = missing_gates(&spec, &old);
     let containers = match phase {
         "Succeeded" => Some(("PodCompleted", String::new())),
         "Failed" => Some(("PodFailed", String::new())),
         _ if unready.is_empty() => None,
-        _ => Some(("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))),
+        _ => Some((
+            "ContainersNotReady",
+            format!("containers with unready status: [{}]", unready.join(" ")),
+        )),
     };
     let ready = containers.clone().or_else(|| {
-        (!gates.is_empty()).then(|| ("ReadinessGatesNotReady", format!("the status of pod readiness gate \"{}\" is not \"True\"", gates.join("\", \""))))
+        (!gates.is_empty()).then(|| {
+            (
+                "ReadinessGatesNotReady",
+                format!(
+                    "the status of pod readiness gate \"{}\" is not \"True\"",
+                    gates.join("\", \"")
+                ),
+            )
+        })
     });
     condition("Ready", ready);
     condition("ContainersReady", containers);
     condition("PodScheduled", None);
-    let ours = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
-    conditions.extend(old.conditions.iter().flatten().filter(|c| !ours.contains(&c.type_.as_str())).cloned());
+    let ours = [
+        "PodReadyToStartContainers",
+        "Initialized",
+        "Ready",
+        "ContainersReady",
+        "PodScheduled",
+    ];
+    conditions.extend(
+        old.conditions
+            .iter()
+            .flatten()
+            .filter(|c| !ours.contains(&c.type_.as_str()))
+            .cloned(),
+    );
     let statuses = |list: Vec<&Container>| {
-        (!list.is_empty()).then(|| list.into_iter().map(|c| container_status(c, record(c), progress)).collect())
+        (!list.is_empty()).then(|| {
+            list.into_iter()
+                .map(|c| container_status(c, record(c), progress))
+                .collect()
+        })
     };
     let first = |ips: &[IpAddr]| ips.first().map(IpAddr::to_string);
     PodStatus {
         phase: Some(phase.to_owned()),
         conditions: Some(conditions),
         host_ip: first(host_ips),
-        host_ips: Some(host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
+        host_ips: Some(
+            host_ips
+                .iter()
+                .map(|ip| HostIP { ip: ip.to_string() })
+                .collect(),
+        ),
         pod_ip: first(&progress.ips),
-        pod_ips: (!progress.ips.is_empty()).then(|| progress.ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
+        pod_ips: (!progress.ips.is_empty()).then(|| {
+            progress
+                .ips
+                .iter()
+                .map(|ip| PodIP { ip: ip.to_string() })
+                .collect()
+        }),
         start_time: progress.started.map(Time),
         init_container_statuses: statuses(init),
         container_statuses: statuses(spec.containers.iter().collect()),
@@ -223,19 +286,33 @@ pub fn phase(spec: &PodSpec, progress: &Progress) -> &'static str {
         match progress.containers.get(&container.name) {
             Some(record) if is_sidecar(container) && record.started => {}
             Some(record) if record.code() == Some(0) => {}
-            Some(record) if record.code().is_some() && policy == Some("Never") && !is_sidecar(container) => return "Failed",
+            Some(record)
+                if record.code().is_some() && policy == Some("Never") && !is_sidecar(container) =>
+            {
+                return "Failed";
+            }
             _ => return "Pending",
         }
     }
     let (mut running, mut waiting, mut stopped, mut succeeded) = (0, 0, 0, 0);
     for container in &spec.containers {
         match progress.containers.get(&container.name) {
-            Some(Record { state: State::Running(_), .. }) => running += 1,
-            Some(Record { state: State::Terminated(end), .. }) => {
+            Some(Record {
+                state: State::Running(_),
+                ..
+            }) => running += 1,
+            Some(Record {
+                state: State::Terminated(end),
+                ..
+            }) => {
                 stopped += 1;
                 succeeded += usize::from(end.code == 0);
             }
-            Some(Record { state: State::Waiting { .. }, last: Some(_), .. }) => stopped += 1,
+            Some(Record {
+                state: State::Waiting { .. },
+                last: Some(_),
+                ..
+            }) => stopped += 1,
             _ => waiting += 1,
         }
     }
@@ -249,14 +326,26 @@ pub fn phase(spec: &PodSpec, progress: &Progress) -> &'static str {
     }
 }
 
-fn container_status(container: &Container, record: Option<&Record>, progress: &Progress) -> ContainerStatus {
-    let blank = Record::waiting(if progress.ips.is_empty() { "ContainerCreating" } else { "PodInitializing" });
+fn container_status(
+    container: &Container,
+    record: Option<&Record>,
+    progress: &Progress,
+) -> ContainerStatus {
+    let blank = Record::waiting(if progress.ips.is_empty() {
+        "ContainerCreating"
+    } else {
+        "PodInitializing"
+    });
     let record = record.unwrap_or(&blank);
     let image = container.image.clone().unwrap_or_default();
     let ran = !record.id.is_empty();
     ContainerStatus {
         name: container.name.clone(),
-        image_id: if ran { format!("osm-local://{image}") } else { String::new() },
+        image_id: if ran {
+            format!("osm-local://{image}")
+        } else {
+            String::new()
+        },
         image,
         container_id: ran.then(|| record.id.clone()),
         // The record of a completed init container stays ready, that of any other ended container does not.
@@ -264,10 +353,15 @@ fn container_status(container: &Container, record: Option<&Record>, progress: &P
         started: Some(record.started && record.running()),
         restart_count: record.restarts,
         state: Some(api_state(&record.state)),
-        last_state: Some(record.last.as_ref().map_or_else(ContainerState::default, |end| ContainerState {
-            terminated: Some(end.api()),
-            ..ContainerState::default()
-        })),
+        last_state: Some(
+            record
+                .last
+                .as_ref()
+                .map_or_else(ContainerState::default, |end| ContainerState {
+                    terminated: Some(end.api()),
+                    ..ContainerState::default()
+                }),
+        ),
         ..ContainerStatus::default()
     }
 }
@@ -275,47 +369,89 @@ fn container_status(container: &Container, record: Option<&Record>, progress: &P
 fn api_state(state: &State) -> ContainerState {
     match state {
         State::Waiting { reason, message } => ContainerState {
-            waiting: Some(ContainerStateWaiting { reason: Some(reason.clone()), message: message.clone() }),
+            waiting: Some(ContainerStateWaiting {
+                reason: Some(reason.clone()),
+                message: message.clone(),
+            }),
             ..ContainerState::default()
         },
         State::Running(since) => ContainerState {
-            running: Some(ContainerStateRunning { started_at: Some(Time(*since)) }),
+            running: Some(ContainerStateRunning {
+                started_at: Some(Time(*since)),
+            }),
             ..ContainerState::default()
         },
-        State::Terminated(end) => ContainerState { terminated: Some(end.api()), ..ContainerState::default() },
+        State::Terminated(end) => ContainerState {
+            terminated: Some(end.api()),
+            ..ContainerState::default()
+        },
     }
 }
 
 /// A condition; its transition time is kept while its status stays.
-fn transition(old: &PodStatus, kind: &str, problem: Option<(&str, String)>, now: Timestamp) -> PodCondition {
+fn transition(
+    old: &PodStatus,
+    kind: &str,
+    problem: Option<(&str, String)>,
+    now: Timestamp,
+) -> PodCondition {
     let value = if problem.is_none() { "True" } else { "False" };
-    let before = old.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == value);
+    let before = old
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == kind && c.status == value);
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     PodCondition {
         type_: kind.to_owned(),
         status: value.to_owned(),
         reason: problem.as_ref().and_then(|p| text(p.0)),
         message: problem.as_ref().and_then(|p| text(&p.1)),
-        last_transition_time: before.and_then(|c| c.last_transition_time.clone()).or(Some(Time(now))),
+        last_transition_time: before
+            .and_then(|c| c.last_transition_time.clone())
+            .or(Some(Time(now))),
         ..PodCondition::default()
     }
 }
 
 fn missing_gates<'a>(spec: &'a PodSpec, old: &PodStatus) -> Vec<&'a str> {
-    let is_true = |kind: &str| old.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True");
-    spec.readiness_gates.iter().flatten().map(|g| g.condition_type.as_str()).filter(|kind| !is_true(kind)).collect()
+    let is_true = |kind: &str| {
+        old.conditions
+            .iter()
+            .flatten()
+            .any(|c| c.type_ == kind && c.status == "True")
+    };
+    spec.readiness_gates
+        .iter()
+        .flatten()
+        .map(|g| g.condition_type.as_str())
+        .filter(|kind| !is_true(kind))
+        .collect()
 }
 
 fn quality(spec: &PodSpec) -> &'static str {
-    let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let all = || {
+        spec.containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten())
+    };
     let any = all().filter_map(|c| c.resources.as_ref()).any(|r| {
         r.limits.iter().flatten().next().is_some() || r.requests.iter().flatten().next().is_some()
     });
     let guaranteed = || {
-        all().all(|c| c.resources.as_ref().and_then(|r| r.limits.as_ref()).is_some_and(|limits| {
-            let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
-            ["cpu", "memory"].iter().all(|k| limits.get(*k).is_some_and(|l| requests.and_then(|r| r.get(*k)).is_none_or(|r| r == l)))
-        }))
+        all().all(|c| {
+            c.resources
+                .as_ref()
+                .and_then(|r| r.limits.as_ref())
+                .is_some_and(|limits| {
+                    let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
+                    ["cpu", "memory"].iter().all(|k| {
+                        limits.get(*k).is_some_and(|l| {
+                            requests.and_then(|r| r.get(*k)).is_none_or(|r| r == l)
+                        })
+                    })
+                })
+        })
     };
     match any {
         false => "BestEffort",
@@ -325,73 +461,4 @@ fn quality(spec: &PodSpec) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn end(code: i32) -> Terminated {
-        let at = Timestamp::UNIX_EPOCH;
-        Terminated::of(&Ended { code, signal: None, at }, at, "x")
-    }
-
-    fn record(state: State) -> Record {
-        let ready = matches!(state, State::Running(_));
-        Record { state, ready, started: ready, ..Record::waiting("") }
-    }
-
-    #[test]
-    fn the_phase_follows_the_containers() {
-        let run = || record(State::Running(Timestamp::UNIX_EPOCH));
-        let over = |code| record(State::Terminated(end(code)));
-        let backoff = || Record { last: Some(end(1)), ..Record::waiting("CrashLoopBackOff") };
-        let cases = [
-            ("Always", None, vec![None], "Pending"),
-            ("Always", None, vec![Some(run())], "Running"),
-            ("Always", None, vec![Some(run()), None], "Pending"),
-            ("Always", None, vec![Some(backoff())], "Running"),
-            ("Always", None, vec![Some(over(0))], "Running"),
-            ("Never", None, vec![Some(over(0))], "Succeeded"),
-            ("Never", None, vec![Some(over(0)), Some(over(3))], "Failed"),
-            ("Never", None, vec![Some(over(3)), Some(run())], "Running"),
-            ("OnFailure", None, vec![Some(over(3))], "Running"),
-            ("OnFailure", None, vec![Some(over(0))], "Succeeded"),
-            ("Always", Some(run()), vec![None], "Pending"),
-            ("Never", Some(over(1)), vec![None], "Failed"),
-            ("Always", Some(over(1)), vec![None], "Pending"),
-            ("Always", Some(over(0)), vec![Some(run())], "Running"),
-        ];
-        for (policy, init, containers, expected) in cases {
-            let names: Vec<_> = (0..containers.len()).map(|i| json!({"name": format!("c{i}")})).collect();
-            let init_names = if init.is_some() { json!([{"name": "i"}]) } else { json!([]) };
-            let spec: PodSpec =
-                serde_json::from_value(json!({"restartPolicy": policy, "containers": names, "initContainers": init_names})).unwrap();
-            let mut progress = Progress::default();
-            progress.containers.extend(init.map(|r| ("i".to_owned(), r)));
-            progress.containers.extend(containers.into_iter().enumerate().filter_map(|(i, r)| Some((format!("c{i}"), r?))));
-            assert_eq!(phase(&spec, &progress), expected, "{policy} {progress:?}");
-        }
-    }
-
-    #[test]
-    fn readiness_names_the_containers_that_lack_it_and_keeps_transition_times() {
-        let mut pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]}
-        }))
-        .unwrap();
-        let mut progress = Progress { ips: vec!["10.244.0.2".parse().unwrap()], ..Progress::default() };
-        progress.containers.insert("a".into(), record(State::Running(Timestamp::UNIX_EPOCH)));
-        let early = Timestamp::from_second(100).unwrap();
-        let status = status(&pod, &progress, &[], early);
-        let ready = |s: &PodStatus| s.conditions.iter().flatten().find(|c| c.type_ == "Ready").cloned().unwrap();
-        assert_eq!(ready(&status).message.as_deref(), Some("containers with unready status: [b]"));
-        assert_eq!(status.container_statuses.as_ref().unwrap()[1].state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(), Some("PodInitializing"));
-        pod.status = Some(status);
-        let late = Timestamp::from_second(200).unwrap();
-        let again = super::status(&pod, &progress, &[], late);
-        assert_eq!(ready(&again).last_transition_time, Some(Time(early)));
-        progress.containers.insert("b".into(), record(State::Running(Timestamp::UNIX_EPOCH)));
-        let done = super::status(&pod, &progress, &[], late);
-        assert_eq!((ready(&done).status.as_str(), ready(&done).last_transition_time), ("True", Some(Time(late))));
-    }
-}
+mod tests;

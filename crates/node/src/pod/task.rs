@@ -13,15 +13,15 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use super::volumes::{Files, Tokens};
 use super::status::{Progress, Record, State, Terminated, is_sidecar, phase, restarts, status};
+use super::volumes::{Files, Tokens};
 use crate::NodeConfig;
+use crate::catalog::SharedCatalog;
 use crate::container::{Process, Rights};
 use crate::events::Events;
 use crate::logs::Log;
 use crate::mirror::Mirror;
 use crate::network::{Attachment, Network};
-use crate::services::SharedCatalog;
 
 /// Pause before an API call is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -129,7 +129,11 @@ impl PodTask {
 
     /// Tells the task of a new version of the object, or of its end.
     pub fn update(&self, pod: Arc<Pod>, gone: bool) {
-        let gates = pod.spec.as_ref().and_then(|s| s.readiness_gates.as_ref()).is_some_and(|g| !g.is_empty());
+        let gates = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.readiness_gates.as_ref())
+            .is_some_and(|g| !g.is_empty());
         self.desired.send_replace(Desired { pod, gone });
         if gates {
             // Others' conditions decide on readiness too.
@@ -159,7 +163,13 @@ impl PodTask {
 
     /// Why a container does not run, for error texts.
     pub fn waiting_reason(&self, container: &str) -> String {
-        match self.progress.lock().containers.get(container).map(|r| r.state.clone()) {
+        match self
+            .progress
+            .lock()
+            .containers
+            .get(container)
+            .map(|r| r.state.clone())
+        {
             Some(State::Waiting { reason, .. }) => reason,
             Some(State::Terminated(end)) => end.reason,
             Some(State::Running(_)) => "Running".to_owned(),
@@ -170,7 +180,12 @@ impl PodTask {
     /// Changes a container's record and has the status reported.
     pub(super) fn record(&self, container: &str, edit: impl FnOnce(&mut Record)) {
         let mut progress = self.progress.lock();
-        edit(progress.containers.entry(container.to_owned()).or_insert_with(|| Record::waiting("ContainerCreating")));
+        edit(
+            progress
+                .containers
+                .entry(container.to_owned())
+                .or_insert_with(|| Record::waiting("ContainerCreating")),
+        );
         drop(progress);
         self.dirty.notify_one();
     }
@@ -178,7 +193,12 @@ impl PodTask {
     /// Runs the pod until it is gone from the API.
     pub async fn run(self: Arc<Self>) {
         let mut desired = self.desired.subscribe();
-        let over = self.pod().status.as_ref().and_then(|s| s.phase.clone()).is_some_and(|p| p == "Succeeded" || p == "Failed");
+        let over = self
+            .pod()
+            .status
+            .as_ref()
+            .and_then(|s| s.phase.clone())
+            .is_some_and(|p| p == "Succeeded" || p == "Failed");
         let mut tasks = JoinSet::new();
         tokio::select! {
             () = self.live(&mut tasks), if !over => {}
@@ -207,14 +227,29 @@ impl PodTask {
     /// Writes the status; true when there is nothing more to do.
     async fn report_once(&self) -> bool {
         let pod = self.pod();
-        let status = status(&pod, &self.progress.lock().clone(), &self.shared.config.addresses, Timestamp::now());
+        let status = status(
+            &pod,
+            &self.progress.lock().clone(),
+            &self.shared.config.addresses,
+            Timestamp::now(),
+        );
         if pod.status.as_ref() == Some(&status) {
             return true;
         }
-        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &pod.namespace().unwrap_or_default());
+        let api: Api<Pod> = Api::namespaced(
+            self.shared.client.clone(),
+            &pod.namespace().unwrap_or_default(),
+        );
         // The uid guards against reporting on another pod of the same name.
         let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
-        match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        match api
+            .patch_status(
+                &pod.name_any(),
+                &PatchParams::default(),
+                &Patch::Merge(&patch),
+            )
+            .await
+        {
             Ok(_) => true,
             Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => true,
             Err(error) => {
@@ -227,12 +262,27 @@ impl PodTask {
     /// Stops all containers: the ordinary ones together, then the sidecars.
     async fn terminate(&self, desired: &mut watch::Receiver<Desired>) {
         let spec = self.spec();
-        let sidecars = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c));
-        let first: Vec<_> = spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(|c| !is_sidecar(c))).collect();
+        let sidecars = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .filter(|c| is_sidecar(c));
+        let first: Vec<_> = spec
+            .containers
+            .iter()
+            .chain(
+                spec.init_containers
+                    .iter()
+                    .flatten()
+                    .filter(|c| !is_sidecar(c)),
+            )
+            .collect();
         let begun = tokio::time::Instant::now();
         for group in [first, sidecars.collect()] {
             let stopping = futures::future::join_all(group.into_iter().map(|container| async {
-                let Some(instance) = self.instance(&container.name) else { return };
+                let Some(instance) = self.instance(&container.name) else {
+                    return;
+                };
                 let grace = self.grace().saturating_sub(begun.elapsed());
                 let ended = self.stop(container, &instance, grace).await;
                 self.ended(container, &instance, &ended, None).await;
@@ -242,7 +292,11 @@ impl PodTask {
                 loop {
                     let now = desired.borrow_and_update().clone();
                     let grace = now.pod.metadata.deletion_grace_period_seconds;
-                    let left = Duration::from_secs(grace.and_then(|g| u64::try_from(g).ok()).unwrap_or(u64::from(u32::MAX)));
+                    let left = Duration::from_secs(
+                        grace
+                            .and_then(|g| u64::try_from(g).ok())
+                            .unwrap_or(u64::from(u32::MAX)),
+                    );
                     if now.gone {
                         self.kill_all();
                         std::future::pending::<()>().await;
@@ -269,8 +323,15 @@ impl PodTask {
     /// How long the containers may take to stop.
     pub(super) fn grace(&self) -> Duration {
         let pod = self.pod();
-        let of_spec = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-        let seconds = pod.metadata.deletion_grace_period_seconds.or(of_spec).unwrap_or(30);
+        let of_spec = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.termination_grace_period_seconds);
+        let seconds = pod
+            .metadata
+            .deletion_grace_period_seconds
+            .or(of_spec)
+            .unwrap_or(30);
         Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
     }
 
@@ -284,9 +345,19 @@ impl PodTask {
             if !reported {
                 self.report_once().await;
             }
-            let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &now.pod.namespace().unwrap_or_default());
-            let preconditions = Preconditions { uid: now.pod.uid(), resource_version: None };
-            let parameters = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
+            let api: Api<Pod> = Api::namespaced(
+                self.shared.client.clone(),
+                &now.pod.namespace().unwrap_or_default(),
+            );
+            let preconditions = Preconditions {
+                uid: now.pod.uid(),
+                resource_version: None,
+            };
+            let parameters = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(preconditions),
+                ..DeleteParams::default()
+            };
             match api.delete(&now.pod.name_any(), &parameters).await {
                 // With finalizers the object stays until others have done their part.
                 Ok(_) => return,
@@ -303,7 +374,9 @@ impl PodTask {
 /// Resolves when the pod is to end.
 async fn ended(desired: &mut watch::Receiver<Desired>) {
     // An error means that the node itself ends.
-    let _ = desired.wait_for(|d| d.gone || d.pod.metadata.deletion_timestamp.is_some()).await;
+    let _ = desired
+        .wait_for(|d| d.gone || d.pod.metadata.deletion_timestamp.is_some())
+        .await;
 }
 
 /// What is known from the API of a pod that an earlier life of this node ran: that its processes are gone.
@@ -311,13 +384,29 @@ fn resume(pod: &Pod) -> Progress {
     let spec = pod.spec.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
     let now = Timestamp::now();
-    let mut progress = Progress { started: Some(status.start_time.map_or(now, |t| t.0)), ..Progress::default() };
-    let known = |name: &str| {
-        let statuses = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-        statuses.filter(|s| s.name == name).find(|s| s.container_id.is_some()).cloned()
+    let mut progress = Progress {
+        started: Some(status.start_time.map_or(now, |t| t.0)),
+        ..Progress::default()
     };
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-        let Some(before) = known(&container.name) else { continue };
+    let known = |name: &str| {
+        let statuses = status
+            .init_container_statuses
+            .iter()
+            .flatten()
+            .chain(status.container_statuses.iter().flatten());
+        statuses
+            .filter(|s| s.name == name)
+            .find(|s| s.container_id.is_some())
+            .cloned()
+    };
+    for container in spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+    {
+        let Some(before) = known(&container.name) else {
+            continue;
+        };
         let state = before.state.unwrap_or_default();
         let id = before.container_id.unwrap_or_default();
         let end = match (&state.terminated, &state.running) {
@@ -335,7 +424,10 @@ fn resume(pod: &Pod) -> Progress {
                 signal: None,
                 reason: "Unknown".to_owned(),
                 message: Some("The node was started again".to_owned()),
-                started: running.as_ref().and_then(|r| r.started_at.as_ref()).map_or(now, |t| t.0),
+                started: running
+                    .as_ref()
+                    .and_then(|r| r.started_at.as_ref())
+                    .map_or(now, |t| t.0),
                 finished: now,
                 id: id.clone(),
             },
@@ -346,7 +438,10 @@ fn resume(pod: &Pod) -> Progress {
             state: if over {
                 State::Terminated(end.clone())
             } else {
-                State::Waiting { reason: "ContainerCreating".to_owned(), message: None }
+                State::Waiting {
+                    reason: "ContainerCreating".to_owned(),
+                    message: None,
+                }
             },
             last: (!over).then_some(end),
             restarts: before.restart_count + i32::from(!over),
@@ -357,7 +452,10 @@ fn resume(pod: &Pod) -> Progress {
     }
     // Only main containers that are over for good matter here; the rest starts anew.
     if phase(&spec, &progress) == "Failed" {
-        tracing::info!(pod = pod.name_any(), "pod ended with the node's earlier life");
+        tracing::info!(
+            pod = pod.name_any(),
+            "pod ended with the node's earlier life"
+        );
     }
     progress
 }
@@ -382,10 +480,19 @@ mod tests {
         };
         let always = resume(&pod("Always"));
         assert_eq!(always.containers["a"].restarts, 3);
-        assert_eq!(always.containers["a"].last.as_ref().unwrap().reason, "Unknown");
+        assert_eq!(
+            always.containers["a"].last.as_ref().unwrap().reason,
+            "Unknown"
+        );
         let on_failure = resume(&pod("OnFailure"));
-        assert!(matches!(on_failure.containers["b"].state, State::Terminated(_)));
-        assert!(matches!(on_failure.containers["a"].state, State::Waiting { .. }));
+        assert!(matches!(
+            on_failure.containers["b"].state,
+            State::Terminated(_)
+        ));
+        assert!(matches!(
+            on_failure.containers["a"].state,
+            State::Waiting { .. }
+        ));
         let never = resume(&pod("Never"));
         assert_eq!(phase(&pod("Never").spec.unwrap(), &never), "Failed");
     }

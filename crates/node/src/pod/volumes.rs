@@ -7,7 +7,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PodSpec, Secret, ServiceAccountTokenProjection, Volume,
+    ConfigMap, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PodSpec, Secret,
+    ServiceAccountTokenProjection, Volume,
 };
 
 use super::facts::Facts;
@@ -55,9 +56,16 @@ impl TokenRequest {
 
 /// All tokens that a pod's volumes ask for.
 pub fn token_requests(spec: &PodSpec) -> Vec<TokenRequest> {
-    let projected = spec.volumes.iter().flatten().filter_map(|v| v.projected.as_ref());
+    let projected = spec
+        .volumes
+        .iter()
+        .flatten()
+        .filter_map(|v| v.projected.as_ref());
     let sources = projected.flat_map(|p| p.sources.iter().flatten());
-    let mut requests: Vec<_> = sources.filter_map(|s| s.service_account_token.as_ref()).map(TokenRequest::of).collect();
+    let mut requests: Vec<_> = sources
+        .filter_map(|s| s.service_account_token.as_ref())
+        .map(TokenRequest::of)
+        .collect();
     requests.sort();
     requests.dedup();
     requests
@@ -71,10 +79,27 @@ pub fn content(facts: &Facts, volume: &Volume, tokens: &Tokens) -> Result<Conten
     let mut files = Files::new();
     if let Some(source) = &volume.config_map {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        config_map_files(facts, &source.name, source.items.as_deref(), source.optional, mode, &mut files)?;
+        config_map_files(
+            facts,
+            &source.name,
+            source.items.as_deref(),
+            source.optional,
+            mode,
+            &mut files,
+        )?;
     } else if let Some(source) = &volume.secret {
-        let (name, mode) = (source.secret_name.as_deref().unwrap_or_default(), source.default_mode.unwrap_or(DEFAULT_MODE));
-        secret_files(facts, name, source.items.as_deref(), source.optional, mode, &mut files)?;
+        let (name, mode) = (
+            source.secret_name.as_deref().unwrap_or_default(),
+            source.default_mode.unwrap_or(DEFAULT_MODE),
+        );
+        secret_files(
+            facts,
+            name,
+            source.items.as_deref(),
+            source.optional,
+            mode,
+            &mut files,
+        )?;
     } else if let Some(source) = &volume.downward_api {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         downward_files(facts, source.items.iter().flatten(), mode, &mut files)?;
@@ -82,20 +107,38 @@ pub fn content(facts: &Facts, volume: &Volume, tokens: &Tokens) -> Result<Conten
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         for part in source.sources.iter().flatten() {
             if let Some(map) = &part.config_map {
-                config_map_files(facts, &map.name, map.items.as_deref(), map.optional, mode, &mut files)?;
+                config_map_files(
+                    facts,
+                    &map.name,
+                    map.items.as_deref(),
+                    map.optional,
+                    mode,
+                    &mut files,
+                )?;
             }
             if let Some(secret) = &part.secret {
-                secret_files(facts, &secret.name, secret.items.as_deref(), secret.optional, mode, &mut files)?;
+                secret_files(
+                    facts,
+                    &secret.name,
+                    secret.items.as_deref(),
+                    secret.optional,
+                    mode,
+                    &mut files,
+                )?;
             }
             if let Some(downward) = &part.downward_api {
                 downward_files(facts, downward.items.iter().flatten(), mode, &mut files)?;
             }
             if let Some(token) = &part.service_account_token {
-                let value = tokens.get(&TokenRequest::of(token)).ok_or("failed to fetch token")?;
+                let value = tokens
+                    .get(&TokenRequest::of(token))
+                    .ok_or("failed to fetch token")?;
                 insert(&mut files, &token.path, value.clone().into_bytes(), mode)?;
             }
         }
-    } else if volume.empty_dir.is_some() || volume.persistent_volume_claim.is_none() && volume.csi.is_none() {
+    } else if volume.empty_dir.is_some()
+        || volume.persistent_volume_claim.is_none() && volume.csi.is_none()
+    {
         return Ok(Content::Empty);
     } else {
         return Err("this node has no such kind of volume (it has emptyDir, hostPath, configMap, secret, projected, downwardAPI)".into());
@@ -119,35 +162,81 @@ fn host_path(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
         "" => path.exists() || fs::create_dir_all(&path).is_ok(),
         _ => path.exists(),
     };
-    if right { Ok(path) } else { Err(format!("hostPath type check failed: {} is not a {kind}", source.path)) }
+    if right {
+        Ok(path)
+    } else {
+        Err(format!(
+            "hostPath type check failed: {} is not a {kind}",
+            source.path
+        ))
+    }
 }
 
 fn config_map_files(
-    facts: &Facts, name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>, mode: i32, files: &mut Files,
+    facts: &Facts,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: i32,
+    files: &mut Files,
 ) -> Result<(), String> {
     match facts.config_maps.get(name) {
-        Some(map) => keyed(config_map_data(map), &format!("configmap references non-existent config key"), items, optional, mode, files),
+        Some(map) => keyed(
+            config_map_data(map),
+            "configmap references non-existent config key",
+            items,
+            optional,
+            mode,
+            files,
+        ),
         None if optional == Some(true) => Ok(()),
         None => Err(format!("configmap {name:?} not found")),
     }
 }
 
 fn config_map_data(map: &ConfigMap) -> BTreeMap<&str, Vec<u8>> {
-    let text = map.data.iter().flatten().map(|(k, v)| (k.as_str(), v.clone().into_bytes()));
-    text.chain(map.binary_data.iter().flatten().map(|(k, v)| (k.as_str(), v.0.clone()))).collect()
+    let text = map
+        .data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.as_str(), v.clone().into_bytes()));
+    text.chain(
+        map.binary_data
+            .iter()
+            .flatten()
+            .map(|(k, v)| (k.as_str(), v.0.clone())),
+    )
+    .collect()
 }
 
 fn secret_files(
-    facts: &Facts, name: &str, items: Option<&[KeyToPath]>, optional: Option<bool>, mode: i32, files: &mut Files,
+    facts: &Facts,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: i32,
+    files: &mut Files,
 ) -> Result<(), String> {
     let data = |secret: &Secret| -> BTreeMap<String, Vec<u8>> {
-        secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect()
+        secret
+            .data
+            .iter()
+            .flatten()
+            .map(|(k, v)| (k.clone(), v.0.clone()))
+            .collect()
     };
     match facts.secrets.get(name) {
         Some(secret) => {
             let data = data(secret);
             let data = data.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-            keyed(data, "references non-existent secret key", items, optional, mode, files)
+            keyed(
+                data,
+                "references non-existent secret key",
+                items,
+                optional,
+                mode,
+                files,
+            )
         }
         None if optional == Some(true) => Ok(()),
         None => Err(format!("secret {name:?} not found")),
@@ -155,7 +244,12 @@ fn secret_files(
 }
 
 fn keyed(
-    data: BTreeMap<&str, Vec<u8>>, absent: &str, items: Option<&[KeyToPath]>, optional: Option<bool>, mode: i32, files: &mut Files,
+    data: BTreeMap<&str, Vec<u8>>,
+    absent: &str,
+    items: Option<&[KeyToPath]>,
+    optional: Option<bool>,
+    mode: i32,
+    files: &mut Files,
 ) -> Result<(), String> {
     let Some(items) = items.filter(|i| !i.is_empty()) else {
         for (key, value) in data {
@@ -174,7 +268,10 @@ fn keyed(
 }
 
 fn downward_files<'a>(
-    facts: &Facts, items: impl Iterator<Item = &'a DownwardAPIVolumeFile>, mode: i32, files: &mut Files,
+    facts: &Facts,
+    items: impl Iterator<Item = &'a DownwardAPIVolumeFile>,
+    mode: i32,
+    files: &mut Files,
 ) -> Result<(), String> {
     for item in items {
         let value = match (&item.field_ref, &item.resource_field_ref) {
@@ -182,7 +279,12 @@ fn downward_files<'a>(
             (None, Some(selector)) => facts.resource(selector, None)?,
             (None, None) => String::new(),
         };
-        insert(files, &item.path, value.into_bytes(), item.mode.unwrap_or(mode))?;
+        insert(
+            files,
+            &item.path,
+            value.into_bytes(),
+            item.mode.unwrap_or(mode),
+        )?;
     }
     Ok(())
 }
@@ -194,7 +296,10 @@ fn insert(files: &mut Files, path: &str, content: Vec<u8>, mode: i32) -> Result<
     if !inside || path.starts_with("..") {
         return Err(format!("invalid path {path:?} in a volume"));
     }
-    files.insert(path.to_owned(), (content, u32::try_from(mode).unwrap_or(0o644) & 0o777));
+    files.insert(
+        path.to_owned(),
+        (content, u32::try_from(mode).unwrap_or(0o644) & 0o777),
+    );
     Ok(())
 }
 
@@ -224,7 +329,8 @@ pub fn write(folder: &Path, files: &Files, group: Option<u32>) -> io::Result<()>
     let _ = fs::remove_file(&draft);
     symlink(&fresh_name, &draft)?;
     fs::rename(&draft, &data)?;
-    let heads: std::collections::BTreeSet<&str> = files.keys().filter_map(|p| p.split('/').next()).collect();
+    let heads: std::collections::BTreeSet<&str> =
+        files.keys().filter_map(|p| p.split('/').next()).collect();
     for head in &heads {
         let link = folder.join(head);
         if !link.is_symlink() {
@@ -280,11 +386,18 @@ mod tests {
 
     fn files_of(volume: serde_json::Value) -> Result<Vec<String>, String> {
         let volume: Volume = serde_json::from_value(volume).unwrap();
-        let tokens = Tokens::from([(TokenRequest { audience: "mesh".into(), seconds: 3600 }, "jwt".into())]);
+        let tokens = Tokens::from([(
+            TokenRequest {
+                audience: "mesh".into(),
+                seconds: 3600,
+            },
+            "jwt".into(),
+        )]);
         match content(&facts(), &volume, &tokens)? {
-            Content::Files(files) => {
-                Ok(files.iter().map(|(p, (c, m))| format!("{p}={} {m:o}", String::from_utf8_lossy(c))).collect())
-            }
+            Content::Files(files) => Ok(files
+                .iter()
+                .map(|(p, (c, m))| format!("{p}={} {m:o}", String::from_utf8_lossy(c)))
+                .collect()),
             other => Ok(vec![format!("{other:?}")]),
         }
     }
@@ -293,25 +406,45 @@ mod tests {
     fn volumes_hold_what_their_sources_say() {
         let cases = [
             (json!({"name": "v", "emptyDir": {}}), Ok(vec!["Empty"])),
-            (json!({"name": "v", "configMap": {"name": "cm"}}), Ok(vec!["a=1 644", "b=2 644"])),
+            (
+                json!({"name": "v", "configMap": {"name": "cm"}}),
+                Ok(vec!["a=1 644", "b=2 644"]),
+            ),
             (
                 json!({"name": "v", "configMap": {"name": "cm", "defaultMode": 256, "items": [{"key": "b", "path": "x/y"}]}}),
                 Ok(vec!["x/y=2 400"]),
             ),
-            (json!({"name": "v", "configMap": {"name": "no"}}), Err("configmap \"no\" not found")),
-            (json!({"name": "v", "configMap": {"name": "no", "optional": true}}), Ok(vec![])),
-            (json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "b", "path": "../y"}]}}), Err("invalid path \"../y\" in a volume")),
-            (json!({"name": "v", "secret": {"secretName": "no"}}), Err("secret \"no\" not found")),
+            (
+                json!({"name": "v", "configMap": {"name": "no"}}),
+                Err("configmap \"no\" not found"),
+            ),
+            (
+                json!({"name": "v", "configMap": {"name": "no", "optional": true}}),
+                Ok(vec![]),
+            ),
+            (
+                json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "b", "path": "../y"}]}}),
+                Err("invalid path \"../y\" in a volume"),
+            ),
+            (
+                json!({"name": "v", "secret": {"secretName": "no"}}),
+                Err("secret \"no\" not found"),
+            ),
             (
                 json!({"name": "v", "projected": {"sources": [
                     {"serviceAccountToken": {"audience": "mesh", "expirationSeconds": 3600, "path": "token"}},
                     {"configMap": {"name": "cm", "items": [{"key": "a", "path": "ca"}]}}]}}),
                 Ok(vec!["ca=1 644", "token=jwt 644"]),
             ),
-            (json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}), Err("failed to fetch token")),
+            (
+                json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}),
+                Err("failed to fetch token"),
+            ),
         ];
         for (volume, expected) in cases {
-            let expected = expected.map(|v| v.into_iter().map(str::to_owned).collect()).map_err(str::to_owned);
+            let expected = expected
+                .map(|v| v.into_iter().map(str::to_owned).collect())
+                .map_err(str::to_owned);
             assert_eq!(files_of(volume.clone()), expected, "{volume}");
         }
     }
@@ -320,14 +453,19 @@ mod tests {
     fn an_update_replaces_the_whole_set_and_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let set = |list: &[(&str, &str)]| -> Files {
-            list.iter().map(|(p, c)| ((*p).to_owned(), (c.as_bytes().to_vec(), 0o644))).collect()
+            list.iter()
+                .map(|(p, c)| ((*p).to_owned(), (c.as_bytes().to_vec(), 0o644)))
+                .collect()
         };
         write(folder.path(), &set(&[("a", "1"), ("d/b", "2")]), None).unwrap();
         assert_eq!(fs::read_to_string(folder.path().join("d/b")).unwrap(), "2");
         write(folder.path(), &set(&[("a", "3")]), None).unwrap();
         assert_eq!(fs::read_to_string(folder.path().join("a")).unwrap(), "3");
         assert!(!folder.path().join("d").exists());
-        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(names.len(), 3, "a, ..data and one generation: {names:?}");
     }
 }
