@@ -40,14 +40,26 @@ pub(crate) async fn run(client: Client, config: Config) {
     }
     queue.add(Own::Service);
     queue.add(Own::Endpoints);
-    work("bootstrap", queue, |own| make(client.clone(), config.clone(), own)).await;
+    work("bootstrap", queue, |own| {
+        make(client.clone(), config.clone(), own)
+    })
+    .await;
 }
 
 async fn make(client: Client, config: Config, own: Own) -> Result<Next, Failure> {
     let made = match own {
         Own::Namespace(name) => {
-            let namespace = Namespace { metadata: kube::api::ObjectMeta { name: Some(name.to_owned()), ..Default::default() }, ..Default::default() };
-            match Api::all(client).create(&PostParams::default(), &namespace).await {
+            let namespace = Namespace {
+                metadata: kube::api::ObjectMeta {
+                    name: Some(name.to_owned()),
+                    ..Default::default()
+                },
+                ..Default::default()
+            };
+            match Api::all(client)
+                .create(&PostParams::default(), &namespace)
+                .await
+            {
                 Err(error) if has_reason(&error, "AlreadyExists") => Ok(()),
                 other => other.map(drop),
             }
@@ -97,9 +109,16 @@ fn service(config: &Config) -> Option<Value> {
 
 fn endpoints(config: &Config) -> Option<Value> {
     let family_is_v4 = config.api_service_ips.first()?.is_ipv4();
-    let of_family: Vec<_> = config.api_endpoints.iter().filter(|address| address.is_ipv4() == family_is_v4).collect();
+    let of_family: Vec<_> = config
+        .api_endpoints
+        .iter()
+        .filter(|address| address.is_ipv4() == family_is_v4)
+        .collect();
     let port = of_family.first()?.port();
-    let addresses: Vec<Value> = of_family.iter().map(|address| json!({"ip": address.ip().to_string()})).collect();
+    let addresses: Vec<Value> = of_family
+        .iter()
+        .map(|address| json!({"ip": address.ip().to_string()}))
+        .collect();
     Some(json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": SERVICE, "namespace": "default"},
@@ -116,9 +135,15 @@ mod tests {
         let config = Config {
             root_ca_pem: String::new(),
             api_service_ips: vec!["10.96.0.1".parse().unwrap(), "fd96::1".parse().unwrap()],
-            api_endpoints: vec!["172.31.255.1:6443".parse().unwrap(), "[fd31::1]:6443".parse().unwrap()],
+            api_endpoints: vec![
+                "172.31.255.1:6443".parse().unwrap(),
+                "[fd31::1]:6443".parse().unwrap(),
+            ],
         };
-        assert_eq!(service(&config).unwrap()["spec"]["ports"][0]["targetPort"], 6443);
+        assert_eq!(
+            service(&config).unwrap()["spec"]["ports"][0]["targetPort"],
+            6443
+        );
         let addresses = endpoints(&config).unwrap()["subsets"][0]["addresses"].clone();
         assert_eq!(addresses, json!([{"ip": "172.31.255.1"}]));
     }

@@ -13,7 +13,9 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
-use self::revision::{REVISION, Sets, annotations, forgotten, new_set, next_revision, size_annotations, sort};
+use self::revision::{
+    REVISION, Sets, annotations, forgotten, new_set, next_revision, size_annotations, sort,
+};
 use self::rolling::{Size, Sizes, Step, next_step};
 use self::status::{Happened, PROGRESSING, complete};
 use crate::event::{Recorder, Severity};
@@ -26,7 +28,10 @@ use crate::watch::Store;
 
 /// Runs the controller for ever.
 pub(crate) async fn run(client: Client, queue: Arc<Queue<Key>>) {
-    let recorder = Recorder { client: client.clone(), component: "deployment-controller" };
+    let recorder = Recorder {
+        client: client.clone(),
+        component: "deployment-controller",
+    };
     work("deployment", queue, |key| {
         let pass = Pass {
             deployments: Api::namespaced(client.clone(), &key.namespace),
@@ -53,7 +58,10 @@ pub(crate) fn set_changed(
             queue.add(Key::new(namespace, name));
         } else if owner::controller_of(set).is_none() {
             for deployment in deployments.in_namespace(&namespace) {
-                let selector = deployment.spec.as_ref().and_then(|spec| owner::selector(&spec.selector));
+                let selector = deployment
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| owner::selector(&spec.selector));
                 if claim(&*deployment, selector.as_ref(), set) == Claim::Adopt {
                     queue.add(Key::of(&*deployment));
                 }
@@ -65,8 +73,12 @@ pub(crate) fn set_changed(
 /// Adds the Deployment of a pod that went: with the strategy Recreate it may have waited for that.
 pub(crate) fn pod_gone(queue: &Queue<Key>, sets: &Store<ReplicaSet>, pod: &Pod) {
     let namespace = pod.namespace().unwrap_or_default();
-    let set = owner::controller_named(pod, "ReplicaSet").and_then(|name| sets.get(&Key::new(&namespace, name)));
-    if let Some(name) = set.as_deref().and_then(|set| owner::controller_named(set, "Deployment")) {
+    let set = owner::controller_named(pod, "ReplicaSet")
+        .and_then(|name| sets.get(&Key::new(&namespace, name)));
+    if let Some(name) = set
+        .as_deref()
+        .and_then(|set| owner::controller_named(set, "Deployment"))
+    {
         queue.add(Key::new(namespace, name));
     }
 }
@@ -85,45 +97,85 @@ struct Pass {
 impl Pass {
     async fn reconcile(&self) -> Result<Next, Failure> {
         let key = &self.key;
-        let read = self.deployments.get_opt(&key.name).await.during(|| format!("read Deployment {key}"))?;
-        let Some(deployment) = read else { return Ok(Next::Wait) };
-        let Some(spec) = deployment.spec.clone() else { return Ok(Next::Wait) };
+        let read = self
+            .deployments
+            .get_opt(&key.name)
+            .await
+            .during(|| format!("read Deployment {key}"))?;
+        let Some(deployment) = read else {
+            return Ok(Next::Wait);
+        };
+        let Some(spec) = deployment.spec.clone() else {
+            return Ok(Next::Wait);
+        };
         let sizes = Sizes::of(&spec);
         let mut sets = sort(&spec, self.claimed(&deployment, &spec).await?);
         if deployment.metadata.deletion_timestamp.is_some() {
-            return self.finish(deployment, sizes, &sets, Happened::Nothing).await;
+            return self
+                .finish(deployment, sizes, &sets, Happened::Nothing)
+                .await;
         }
         if spec.paused == Some(true) {
             self.resize_paused(&deployment, sizes, &mut sets).await?;
-            return self.finish(deployment, sizes, &sets, Happened::Paused).await;
+            return self
+                .finish(deployment, sizes, &sets, Happened::Paused)
+                .await;
         }
         let was_paused = progress_reason(&deployment) == Some("DeploymentPaused");
-        let mut happened = if was_paused { Happened::Resumed } else { Happened::Nothing };
+        let mut happened = if was_paused {
+            Happened::Resumed
+        } else {
+            Happened::Nothing
+        };
         let mut deployment = deployment;
         if sets.new.is_none() {
-            match self.create(&mut deployment, &spec, sizes, &sets.old).await? {
+            match self
+                .create(&mut deployment, &spec, sizes, &sets.old)
+                .await?
+            {
                 Ok(set) => {
                     sets.new = Some(set);
                     happened = Happened::Created;
                 }
-                Err(text) => return self.finish(deployment, sizes, &sets, Happened::Failed(text)).await,
+                Err(text) => {
+                    return self
+                        .finish(deployment, sizes, &sets, Happened::Failed(text))
+                        .await;
+                }
             }
         }
         let deployment = self.number(deployment, sizes, &mut sets).await?;
         let old_pods_run = sizes.recreate && self.old_pods_run(&sets).await?;
-        let step = next_step(sizes, sets.new.as_ref().map(size).unwrap_or_default(), &sets.old.iter().map(size).collect::<Vec<_>>(), old_pods_run);
+        let step = next_step(
+            sizes,
+            sets.new.as_ref().map(size).unwrap_or_default(),
+            &sets.old.iter().map(size).collect::<Vec<_>>(),
+            old_pods_run,
+        );
         self.resize(&deployment, sizes, &mut sets, &step).await?;
-        if deployment.status.as_ref().is_some_and(|status| complete(sizes, status)) {
+        if deployment
+            .status
+            .as_ref()
+            .is_some_and(|status| complete(sizes, status))
+        {
             self.forget(&sets.old, spec.revision_history_limit).await?;
         }
         self.finish(deployment, sizes, &sets, happened).await
     }
 
     /// The Deployment's ReplicaSets, after taking and letting go what the selector says.
-    async fn claimed(&self, deployment: &Deployment, spec: &DeploymentSpec) -> Result<Vec<ReplicaSet>, Failure> {
+    async fn claimed(
+        &self,
+        deployment: &Deployment,
+        spec: &DeploymentSpec,
+    ) -> Result<Vec<ReplicaSet>, Failure> {
         let key = &self.key;
         let selector = owner::selector(&spec.selector);
-        let all = self.sets.list(&ListParams::default()).await.during(|| format!("list ReplicaSets of Deployment {key}"))?;
+        let all = self
+            .sets
+            .list(&ListParams::default())
+            .await
+            .during(|| format!("list ReplicaSets of Deployment {key}"))?;
         let mut mine = Vec::new();
         for set in all {
             let name = set.name_any();
@@ -136,8 +188,12 @@ impl Pass {
                 Claim::Adopt => adoption(deployment, &set),
                 Claim::Release => owner::release(&deployment.uid().unwrap_or_default(), &set),
             };
-            let patched = self.sets.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-            let patched = gone_is_fine(patched).during(|| format!("take or release ReplicaSet {name} for Deployment {key}"))?;
+            let patched = self
+                .sets
+                .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+                .await;
+            let patched = gone_is_fine(patched)
+                .during(|| format!("take or release ReplicaSet {name} for Deployment {key}"))?;
             mine.extend(patched.filter(|set| owner::controller_named(set, "Deployment").is_some()));
         }
         Ok(mine)
@@ -156,30 +212,53 @@ impl Pass {
         match self.sets.create(&PostParams::default(), &wanted).await {
             Ok(set) => Ok(Ok(set)),
             Err(error) if has_reason(&error, "AlreadyExists") => {
-                let there = self.sets.get(&name).await.during(|| format!("read ReplicaSet {name} of Deployment {}", self.key))?;
-                let ours = owner::controller_of(&there).is_some_and(|owner| Some(&owner.uid) == deployment.metadata.uid.as_ref());
+                let there = self
+                    .sets
+                    .get(&name)
+                    .await
+                    .during(|| format!("read ReplicaSet {name} of Deployment {}", self.key))?;
+                let ours = owner::controller_of(&there)
+                    .is_some_and(|owner| Some(&owner.uid) == deployment.metadata.uid.as_ref());
                 let template = there.spec.as_ref().and_then(|spec| spec.template.as_ref());
                 if ours && template.is_some_and(|template| same(template, &spec.template)) {
                     return Ok(Ok(there));
                 }
                 // The name is taken by another template: the next hash is another one.
                 let status = deployment.status.get_or_insert_default();
-                status.collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
+                status.collision_count =
+                    Some(status.collision_count.unwrap_or(0).saturating_add(1));
                 *deployment = self.write_status(deployment).await?;
                 Err(error).during(|| format!("create ReplicaSet {name} of Deployment {}", self.key))
             }
             Err(error @ kube::Error::Api(_)) => Ok(Err(message(&error))),
-            Err(error) => Err(error).during(|| format!("create ReplicaSet {name} of Deployment {}", self.key)),
+            Err(error) => {
+                Err(error).during(|| format!("create ReplicaSet {name} of Deployment {}", self.key))
+            }
         }
     }
 
     /// Brings the revision's number and the annotations to the new ReplicaSet and the number to the Deployment.
-    async fn number(&self, deployment: Deployment, sizes: Sizes, sets: &mut Sets) -> Result<Deployment, Failure> {
-        let Some(set) = &mut sets.new else { return Ok(deployment) };
+    async fn number(
+        &self,
+        deployment: Deployment,
+        sizes: Sizes,
+        sets: &mut Sets,
+    ) -> Result<Deployment, Failure> {
+        let Some(set) = &mut sets.new else {
+            return Ok(deployment);
+        };
         let number = next_revision(&sets.old).max(revision::revision(set));
         let wanted = annotations(&deployment, Some(set), number, sizes);
-        let min_ready = deployment.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
-        let set_min_ready = set.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
+        let min_ready = deployment
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.min_ready_seconds)
+            .unwrap_or(0);
+        let set_min_ready = set
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.min_ready_seconds)
+            .unwrap_or(0);
         if *set.annotations() != wanted || min_ready != set_min_ready {
             let patch = json!({"metadata": {"annotations": wanted}, "spec": {"minReadySeconds": min_ready}});
             *set = self.patch_set(&set.name_any(), patch).await?;
@@ -190,11 +269,20 @@ impl Pass {
         }
         // By the status subresource: a change of annotations by the main one would count as a new generation.
         let patch = Patch::Merge(json!({"metadata": {"annotations": {REVISION: number}}}));
-        let patched = self.deployments.patch_status(&self.key.name, &PatchParams::default(), &patch).await;
+        let patched = self
+            .deployments
+            .patch_status(&self.key.name, &PatchParams::default(), &patch)
+            .await;
         patched.during(|| format!("write the revision of Deployment {}", self.key))
     }
 
-    async fn resize(&self, deployment: &Deployment, sizes: Sizes, sets: &mut Sets, step: &Step) -> Result<(), Failure> {
+    async fn resize(
+        &self,
+        deployment: &Deployment,
+        sizes: Sizes,
+        sets: &mut Sets,
+        step: &Step,
+    ) -> Result<(), Failure> {
         for (set, wanted) in sets.old.iter_mut().zip(&step.old) {
             self.resize_set(deployment, sizes, set, *wanted).await?;
         }
@@ -205,52 +293,111 @@ impl Pass {
     }
 
     /// A paused Deployment rolls nothing, but its newest ReplicaSet follows its size if it is the only one with pods.
-    async fn resize_paused(&self, deployment: &Deployment, sizes: Sizes, sets: &mut Sets) -> Result<(), Failure> {
-        let mut with_pods: Vec<&mut ReplicaSet> =
-            sets.old.iter_mut().chain(&mut sets.new).filter(|set| size(set).wanted > 0).collect();
+    async fn resize_paused(
+        &self,
+        deployment: &Deployment,
+        sizes: Sizes,
+        sets: &mut Sets,
+    ) -> Result<(), Failure> {
+        let mut with_pods: Vec<&mut ReplicaSet> = sets
+            .old
+            .iter_mut()
+            .chain(&mut sets.new)
+            .filter(|set| size(set).wanted > 0)
+            .collect();
         match with_pods.as_mut_slice() {
-            [only] => self.resize_set(deployment, sizes, only, sizes.desired).await,
+            [only] => {
+                self.resize_set(deployment, sizes, only, sizes.desired)
+                    .await
+            }
             _ => Ok(()),
         }
     }
 
-    async fn resize_set(&self, deployment: &Deployment, sizes: Sizes, set: &mut ReplicaSet, wanted: i32) -> Result<(), Failure> {
+    async fn resize_set(
+        &self,
+        deployment: &Deployment,
+        sizes: Sizes,
+        set: &mut ReplicaSet,
+        wanted: i32,
+    ) -> Result<(), Failure> {
         let before = size(set).wanted;
         if before == wanted {
             return Ok(());
         }
         let name = set.name_any();
-        let noted = serde_json::Map::from_iter(size_annotations(sizes).map(|(key, value)| (key, value.into())));
-        *set = self.patch_set(&name, json!({"metadata": {"annotations": noted}, "spec": {"replicas": wanted}})).await?;
+        let noted = serde_json::Map::from_iter(
+            size_annotations(sizes).map(|(key, value)| (key, value.into())),
+        );
+        *set = self
+            .patch_set(
+                &name,
+                json!({"metadata": {"annotations": noted}, "spec": {"replicas": wanted}}),
+            )
+            .await?;
         let direction = if wanted > before { "up" } else { "down" };
         let text = format!("Scaled {direction} replica set {name} to {wanted}");
-        self.recorder.tell(deployment, Severity::Normal, "ScalingReplicaSet", &text).await;
+        self.recorder
+            .tell(deployment, Severity::Normal, "ScalingReplicaSet", &text)
+            .await;
         Ok(())
     }
 
     async fn patch_set(&self, name: &str, patch: serde_json::Value) -> Result<ReplicaSet, Failure> {
-        let patched = self.sets.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let patched = self
+            .sets
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
         patched.during(|| format!("change ReplicaSet {name} of Deployment {}", self.key))
     }
 
     async fn old_pods_run(&self, sets: &Sets) -> Result<bool, Failure> {
-        let pods = self.pods.list(&ListParams::default()).await.during(|| format!("list pods of Deployment {}", self.key))?;
+        let pods = self
+            .pods
+            .list(&ListParams::default())
+            .await
+            .during(|| format!("list pods of Deployment {}", self.key))?;
         let old: Vec<String> = sets.old.iter().filter_map(ResourceExt::uid).collect();
-        let runs = |pod: &Pod| !is_finished(pod) && owner::controller_of(pod).is_some_and(|owner| old.contains(&owner.uid));
+        let runs = |pod: &Pod| {
+            !is_finished(pod)
+                && owner::controller_of(pod).is_some_and(|owner| old.contains(&owner.uid))
+        };
         Ok(pods.iter().any(runs))
     }
 
     async fn forget(&self, old: &[ReplicaSet], limit: Option<i32>) -> Result<(), Failure> {
         for set in forgotten(old, limit) {
-            let deleted = self.sets.delete(&set.name_any(), &DeleteParams::background()).await;
-            gone_is_fine(deleted).during(|| format!("delete old ReplicaSet {} of Deployment {}", set.name_any(), self.key))?;
+            let deleted = self
+                .sets
+                .delete(&set.name_any(), &DeleteParams::background())
+                .await;
+            gone_is_fine(deleted).during(|| {
+                format!(
+                    "delete old ReplicaSet {} of Deployment {}",
+                    set.name_any(),
+                    self.key
+                )
+            })?;
         }
         Ok(())
     }
 
     /// Writes the status if it changed.
-    async fn finish(&self, mut deployment: Deployment, sizes: Sizes, sets: &Sets, happened: Happened) -> Result<Next, Failure> {
-        let (status, again) = status::status(&deployment, sizes, sets.new.as_ref(), &sets.old, happened, Timestamp::now());
+    async fn finish(
+        &self,
+        mut deployment: Deployment,
+        sizes: Sizes,
+        sets: &Sets,
+        happened: Happened,
+    ) -> Result<Next, Failure> {
+        let (status, again) = status::status(
+            &deployment,
+            sizes,
+            sets.new.as_ref(),
+            &sets.old,
+            happened,
+            Timestamp::now(),
+        );
         if deployment.status.as_ref() != Some(&status) {
             deployment.status = Some(status);
             self.write_status(&deployment).await?;
@@ -259,20 +406,31 @@ impl Pass {
     }
 
     async fn write_status(&self, deployment: &Deployment) -> Result<Deployment, Failure> {
-        let written = self.deployments.replace_status(&self.key.name, &PostParams::default(), deployment).await;
+        let written = self
+            .deployments
+            .replace_status(&self.key.name, &PostParams::default(), deployment)
+            .await;
         written.during(|| format!("write the status of Deployment {}", self.key))
     }
 }
 
 fn progress_reason(deployment: &Deployment) -> Option<&str> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == PROGRESSING)?.reason.as_deref()
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == PROGRESSING)?
+        .reason
+        .as_deref()
 }
 
 fn size(set: &ReplicaSet) -> Size {
     let status = set.status.clone().unwrap_or_default();
     Size {
-        wanted: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
+        wanted: set
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1),
         available: status.available_replicas.unwrap_or(0),
     }
 }

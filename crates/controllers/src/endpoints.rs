@@ -35,40 +35,86 @@ pub(crate) async fn run(client: Client, seen: Arc<Seen>, queue: Arc<Queue<Key>>)
     if let Some(slices) = &seen.slices {
         slices.synced().await;
     }
-    work("endpoints", queue, |key| reconcile(client.clone(), seen.clone(), key)).await;
+    work("endpoints", queue, |key| {
+        reconcile(client.clone(), seen.clone(), key)
+    })
+    .await;
 }
 
 /// Adds the Services that select the pod, or did.
-pub(crate) fn pod_changed(queue: &Queue<Key>, services: &Store<Service>, before: Option<&Pod>, after: Option<&Pod>) {
-    let Some(namespace) = before.or(after).and_then(ResourceExt::namespace) else { return };
+pub(crate) fn pod_changed(
+    queue: &Queue<Key>,
+    services: &Store<Service>,
+    before: Option<&Pod>,
+    after: Option<&Pod>,
+) {
+    let Some(namespace) = before.or(after).and_then(ResourceExt::namespace) else {
+        return;
+    };
     for service in services.in_namespace(&namespace) {
-        if [before, after].into_iter().flatten().any(|pod| selects(&service, pod)) {
+        if [before, after]
+            .into_iter()
+            .flatten()
+            .any(|pod| selects(&service, pod))
+        {
             queue.add(Key::of(&*service));
         }
     }
 }
 
 /// Adds the Service a slice belongs to.
-pub(crate) fn slice_changed(queue: &Queue<Key>, before: Option<&EndpointSlice>, after: Option<&EndpointSlice>) {
+pub(crate) fn slice_changed(
+    queue: &Queue<Key>,
+    before: Option<&EndpointSlice>,
+    after: Option<&EndpointSlice>,
+) {
     for slice in [before, after].into_iter().flatten() {
         if let Some(service) = slice.labels().get(slices::SERVICE_NAME) {
-            queue.add(Key::new(slice.namespace().unwrap_or_default(), service.clone()));
+            queue.add(Key::new(
+                slice.namespace().unwrap_or_default(),
+                service.clone(),
+            ));
         }
     }
 }
 
 async fn reconcile(client: Client, seen: Arc<Seen>, key: Key) -> Result<Next, Failure> {
     let service = seen.services.get(&key);
-    let selecting = service.as_deref().is_some_and(|service| service.spec.as_ref().is_some_and(|spec| spec.selector.is_some()));
-    let pods = if selecting { seen.pods.in_namespace(&key.namespace) } else { Vec::new() };
+    let selecting = service.as_deref().is_some_and(|service| {
+        service
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.selector.is_some())
+    });
+    let pods = if selecting {
+        seen.pods.in_namespace(&key.namespace)
+    } else {
+        Vec::new()
+    };
     let there = seen.endpoints.get(&key);
-    let wanted = service.as_deref().filter(|_| selecting).map(|service| endpoints(service, &pods));
-    write_endpoints(&client, &key, service.as_deref(), there.as_deref(), wanted.as_ref()).await?;
+    let wanted = service
+        .as_deref()
+        .filter(|_| selecting)
+        .map(|service| endpoints(service, &pods));
+    write_endpoints(
+        &client,
+        &key,
+        service.as_deref(),
+        there.as_deref(),
+        wanted.as_ref(),
+    )
+    .await?;
     if let Some(store) = &seen.slices {
         let there = store.in_namespace(&key.namespace);
-        let there: Vec<_> = there.into_iter().filter(|slice| slices::is_ours(slice, &key.name)).collect();
+        let there: Vec<_> = there
+            .into_iter()
+            .filter(|slice| slices::is_ours(slice, &key.name))
+            .collect();
         let manual = seen.endpoints.get(&key).filter(|_| !selecting);
-        let wanted = service.as_deref().map(|service| slices(service, &pods, manual.as_deref())).unwrap_or_default();
+        let wanted = service
+            .as_deref()
+            .map(|service| slices(service, &pods, manual.as_deref()))
+            .unwrap_or_default();
         write_slices(&client, &key, &there, wanted).await?;
     }
     Ok(Next::Wait)
@@ -83,23 +129,39 @@ async fn write_endpoints(
 ) -> Result<(), Failure> {
     let api: Api<Endpoints> = Api::namespaced(client.clone(), &key.namespace);
     match (wanted, there) {
-        (Some(wanted), None) => create(&api, wanted).await.during(|| format!("create Endpoints {key}")),
+        (Some(wanted), None) => create(&api, wanted)
+            .await
+            .during(|| format!("create Endpoints {key}")),
         (Some(wanted), Some(there)) if differ(there, wanted, &there.subsets, &wanted.subsets) => {
             let mut changed = wanted.clone();
             changed.metadata.resource_version = there.resource_version();
-            changed.metadata.annotations.clone_from(&there.metadata.annotations);
-            let written = api.replace(&key.name, &PostParams::default(), &changed).await;
-            gone_is_fine(written).during(|| format!("write Endpoints {key}")).map(drop)
+            changed
+                .metadata
+                .annotations
+                .clone_from(&there.metadata.annotations);
+            let written = api
+                .replace(&key.name, &PostParams::default(), &changed)
+                .await;
+            gone_is_fine(written)
+                .during(|| format!("write Endpoints {key}"))
+                .map(drop)
         }
         // Endpoints without a Service belong to users; those of a deleted Service go with it.
         (None, Some(_)) if service.is_none() => {
-            gone_is_fine(api.delete(&key.name, &DeleteParams::default()).await).during(|| format!("delete Endpoints {key}")).map(drop)
+            gone_is_fine(api.delete(&key.name, &DeleteParams::default()).await)
+                .during(|| format!("delete Endpoints {key}"))
+                .map(drop)
         }
         _ => Ok(()),
     }
 }
 
-async fn write_slices(client: &Client, key: &Key, there: &[Arc<EndpointSlice>], wanted: Vec<EndpointSlice>) -> Result<(), Failure> {
+async fn write_slices(
+    client: &Client,
+    key: &Key,
+    there: &[Arc<EndpointSlice>],
+    wanted: Vec<EndpointSlice>,
+) -> Result<(), Failure> {
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
     for slice in there {
         let name = slice.name_any();
@@ -111,15 +173,23 @@ async fn write_slices(client: &Client, key: &Key, there: &[Arc<EndpointSlice>], 
     for wanted in wanted {
         let name = wanted.name_any();
         match there.iter().find(|slice| slice.name_any() == name) {
-            None => create(&api, &wanted).await.during(|| format!("create EndpointSlice {name} of Service {key}"))?,
+            None => create(&api, &wanted)
+                .await
+                .during(|| format!("create EndpointSlice {name} of Service {key}"))?,
             Some(there) => {
-                let (old, new) = ((&there.endpoints, &there.ports), (&wanted.endpoints, &wanted.ports));
+                let (old, new) = (
+                    (&there.endpoints, &there.ports),
+                    (&wanted.endpoints, &wanted.ports),
+                );
                 if differ(&**there, &wanted, &old, &new) {
                     let patch = serde_json::json!({
                         "metadata": {"labels": wanted.metadata.labels}, "endpoints": wanted.endpoints, "ports": wanted.ports,
                     });
-                    let written = api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-                    gone_is_fine(written).during(|| format!("write EndpointSlice {name} of Service {key}"))?;
+                    let written = api
+                        .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+                        .await;
+                    gone_is_fine(written)
+                        .during(|| format!("write EndpointSlice {name} of Service {key}"))?;
                 }
             }
         }
@@ -133,7 +203,11 @@ where
     K: Resource + Clone + serde::Serialize + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     match api.create(&PostParams::default(), object).await {
-        Err(error) if has_reason(&error, "AlreadyExists") || has_code(&error, 403) || has_code(&error, 404) => {
+        Err(error)
+            if has_reason(&error, "AlreadyExists")
+                || has_code(&error, 403)
+                || has_code(&error, 404) =>
+        {
             debug!(error = message(&error), "not created");
             Ok(())
         }

@@ -37,7 +37,11 @@ impl Recorder {
         let name = format!("{}.{}", about.name_any(), suffix(&[&uid, reason, text]));
         let now = Time(Timestamp::now());
         let event = Event {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(namespace),
+                ..ObjectMeta::default()
+            },
             involved_object: ObjectReference {
                 api_version: Some(K::api_version(&()).into_owned()),
                 kind: Some(K::kind(&()).into_owned()),
@@ -53,7 +57,10 @@ impl Recorder {
             count: Some(1),
             first_timestamp: Some(now.clone()),
             last_timestamp: Some(now.clone()),
-            source: Some(EventSource { component: Some(self.component.to_owned()), host: None }),
+            source: Some(EventSource {
+                component: Some(self.component.to_owned()),
+                host: None,
+            }),
             ..Event::default()
         };
         let written = match events.create(&PostParams::default(), &event).await {
@@ -61,7 +68,9 @@ impl Recorder {
                 Ok(seen) => {
                     let count = seen.count.unwrap_or(1).saturating_add(1);
                     let again = json!({"count": count, "lastTimestamp": now});
-                    events.patch(&name, &PatchParams::default(), &Patch::Merge(again)).await
+                    events
+                        .patch(&name, &PatchParams::default(), &Patch::Merge(again))
+                        .await
                 }
                 Err(error) => Err(error),
             },

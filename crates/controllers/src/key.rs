@@ -16,18 +16,28 @@ pub(crate) struct Key {
 
 impl Key {
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     pub fn of<K: Resource>(object: &K) -> Self {
         let meta = object.meta();
-        Self::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+        Self::new(
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        )
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
     }
 }
 
@@ -54,7 +64,10 @@ pub(crate) trait During<T> {
 
 impl<T> During<T> for Result<T, kube::Error> {
     fn during(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
-        self.map_err(|source| Failure { what: what(), source })
+        self.map_err(|source| Failure {
+            what: what(),
+            source,
+        })
     }
 }
 
@@ -86,7 +99,9 @@ pub(crate) fn message(error: &kube::Error) -> String {
 }
 
 /// Tries until it works, with growing pauses: for what must be known before any controller can start.
-pub(crate) async fn patiently<T, Fut: Future<Output = Result<T, Failure>>>(attempt: impl Fn() -> Fut) -> T {
+pub(crate) async fn patiently<T, Fut: Future<Output = Result<T, Failure>>>(
+    attempt: impl Fn() -> Fut,
+) -> T {
     let mut pause = Duration::from_millis(50);
     loop {
         match attempt().await {

@@ -28,7 +28,9 @@ pub(crate) async fn discover(client: &Client) -> Result<Vec<Kind>, Failure> {
         found = Discovery::new(client.clone()).run().await;
     }
     let discovery = found.during(|| "discover the server's kinds".to_owned())?;
-    let resources = discovery.groups().flat_map(|group| group.resources_by_stability());
+    let resources = discovery
+        .groups()
+        .flat_map(|group| group.resources_by_stability());
     let kinds = resources.filter_map(|(resource, capabilities)| {
         let can = |verb| capabilities.supports_operation(verb);
         (can(verbs::LIST) && can(verbs::DELETE)).then(|| Kind {

@@ -58,7 +58,10 @@ pub enum Error {
 
 /// Runs every controller until the future is dropped.
 pub async fn run(client: Client, config: Config) -> Result<(), Error> {
-    let mut loops = Loops { client: client.clone(), tasks: JoinSet::new() };
+    let mut loops = Loops {
+        client: client.clone(),
+        tasks: JoinSet::new(),
+    };
     let seen = Stores::new(slices_known(&client).await);
     loops.workloads(&seen);
     loops.endpoints(&seen);
@@ -73,7 +76,11 @@ pub async fn run(client: Client, config: Config) -> Result<(), Error> {
 
 async fn slices_known(client: &Client) -> bool {
     key::patiently(|| kinds::discover(client)).await;
-    kinds::knows(client, &GroupVersionKind::gvk("discovery.k8s.io", "v1", "EndpointSlice")).await
+    kinds::knows(
+        client,
+        &GroupVersionKind::gvk("discovery.k8s.io", "v1", "EndpointSlice"),
+    )
+    .await
 }
 
 /// What several controllers look at.
@@ -123,8 +130,13 @@ impl Loops {
         });
     }
 
-    fn follow<K, F>(&mut self, name: &'static str, store: &Arc<Store<K>>, fields: Option<&str>, changed: F)
-    where
+    fn follow<K, F>(
+        &mut self,
+        name: &'static str,
+        store: &Arc<Store<K>>,
+        fields: Option<&str>,
+        changed: F,
+    ) where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
         F: Fn(Option<&K>, Option<&K>) + Send + 'static,
     {
@@ -132,22 +144,46 @@ impl Loops {
         if let Some(fields) = fields {
             config = config.fields(fields);
         }
-        self.start(name, follow(Api::all(self.client.clone()), config, store.clone(), changed));
+        self.start(
+            name,
+            follow(
+                Api::all(self.client.clone()),
+                config,
+                store.clone(),
+                changed,
+            ),
+        );
     }
 
     /// Deployments and ReplicaSets, and what a change of a pod means to all controllers.
     fn workloads(&mut self, seen: &Stores) {
         let (deployments, sets) = (seen.deployments_queue.clone(), seen.sets_queue.clone());
         let queue = deployments.clone();
-        self.follow("watch deployments", &seen.deployments, None, move |_, after| {
-            after.into_iter().for_each(|deployment| queue.add(Key::of(deployment)));
-        });
+        self.follow(
+            "watch deployments",
+            &seen.deployments,
+            None,
+            move |_, after| {
+                after
+                    .into_iter()
+                    .for_each(|deployment| queue.add(Key::of(deployment)));
+            },
+        );
         let (queue, owners, own) = (deployments.clone(), seen.deployments.clone(), sets.clone());
-        self.follow("watch replicasets", &seen.sets, None, move |before, after| {
-            deployment::set_changed(&queue, &owners, before, after);
-            after.into_iter().for_each(|set| own.add(Key::of(set)));
-        });
-        let (to_sets, to_deployments, to_endpoints) = (sets.clone(), deployments.clone(), seen.endpoints_queue.clone());
+        self.follow(
+            "watch replicasets",
+            &seen.sets,
+            None,
+            move |before, after| {
+                deployment::set_changed(&queue, &owners, before, after);
+                after.into_iter().for_each(|set| own.add(Key::of(set)));
+            },
+        );
+        let (to_sets, to_deployments, to_endpoints) = (
+            sets.clone(),
+            deployments.clone(),
+            seen.endpoints_queue.clone(),
+        );
         let (stored_sets, services) = (seen.sets.clone(), seen.services.clone());
         self.follow("watch pods", &seen.pods, None, move |before, after| {
             replica_set::pod_changed(&to_sets, &stored_sets, before, after);
@@ -157,25 +193,43 @@ impl Loops {
             }
         });
         self.start("replicaset", replica_set::run(self.client.clone(), sets));
-        self.start("deployment", deployment::run(self.client.clone(), deployments));
+        self.start(
+            "deployment",
+            deployment::run(self.client.clone(), deployments),
+        );
     }
 
     fn endpoints(&mut self, seen: &Stores) {
         let store = Store::<Endpoints>::new();
         let queue = seen.endpoints_queue.clone();
         let to = queue.clone();
-        self.follow("watch services", &seen.services, None, move |before, after| {
-            before.or(after).into_iter().for_each(|service| to.add(Key::of(service)));
-        });
+        self.follow(
+            "watch services",
+            &seen.services,
+            None,
+            move |before, after| {
+                before
+                    .or(after)
+                    .into_iter()
+                    .for_each(|service| to.add(Key::of(service)));
+            },
+        );
         let (to, services) = (queue.clone(), seen.services.clone());
         self.follow("watch endpoints", &store, None, move |before, after| {
             // Endpoints without a Service belong to whoever made them.
             let key = before.or(after).map(Key::of);
-            key.filter(|key| services.get(key).is_some()).into_iter().for_each(|key| to.add(key));
+            key.filter(|key| services.get(key).is_some())
+                .into_iter()
+                .for_each(|key| to.add(key));
         });
         if let Some(slices) = &seen.slices {
             let to = queue.clone();
-            self.follow("watch endpointslices", slices, None, move |before, after| endpoints::slice_changed(&to, before, after));
+            self.follow(
+                "watch endpointslices",
+                slices,
+                None,
+                move |before, after| endpoints::slice_changed(&to, before, after),
+            );
         }
         let seen = endpoints::Seen {
             services: seen.services.clone(),
@@ -183,31 +237,69 @@ impl Loops {
             endpoints: store,
             slices: seen.slices.clone(),
         };
-        self.start("endpoints", endpoints::run(self.client.clone(), Arc::new(seen), queue));
+        self.start(
+            "endpoints",
+            endpoints::run(self.client.clone(), Arc::new(seen), queue),
+        );
     }
 
     /// What every namespace has, and its end.
     fn namespaces(&mut self, seen: &Stores, root_ca_pem: String) {
         let (defaults, ends) = (Queue::new(), Queue::new());
         let (to_defaults, to_ends) = (defaults.clone(), ends.clone());
-        self.follow("watch namespaces", &seen.namespaces, None, move |_, after| {
-            if let Some(namespace) = after {
-                if namespace::ends(namespace) {
-                    to_ends.add(Key::of(namespace));
+        self.follow(
+            "watch namespaces",
+            &seen.namespaces,
+            None,
+            move |_, after| {
+                if let Some(namespace) = after {
+                    if namespace::ends(namespace) {
+                        to_ends.add(Key::of(namespace));
+                    }
+                    to_defaults.add(Key::of(namespace));
                 }
-                to_defaults.add(Key::of(namespace));
-            }
-        });
+            },
+        );
         let (accounts, root_cas) = (Store::<ServiceAccount>::new(), Store::<ConfigMap>::new());
-        let again = |queue: Arc<Queue<Key>>| move |key: Option<Key>| key.into_iter().for_each(|key| queue.add(Key::new("", key.namespace)));
+        let again = |queue: Arc<Queue<Key>>| {
+            move |key: Option<Key>| {
+                key.into_iter()
+                    .for_each(|key| queue.add(Key::new("", key.namespace)))
+            }
+        };
         let to = again(defaults.clone());
         let field = format!("metadata.name={}", defaults::SERVICE_ACCOUNT);
-        self.follow("watch serviceaccounts", &accounts, Some(&field), move |before, after| to(before.or(after).map(Key::of)));
+        self.follow(
+            "watch serviceaccounts",
+            &accounts,
+            Some(&field),
+            move |before, after| to(before.or(after).map(Key::of)),
+        );
         let to = again(defaults.clone());
         let field = format!("metadata.name={}", defaults::ROOT_CA);
-        self.follow("watch configmaps", &root_cas, Some(&field), move |before, after| to(before.or(after).map(Key::of)));
-        let seen_defaults = defaults::Seen { namespaces: seen.namespaces.clone(), accounts, root_cas };
-        self.start("namespace-defaults", defaults::run(self.client.clone(), Arc::new(seen_defaults), root_ca_pem, defaults));
-        self.start("namespace", namespace::run(self.client.clone(), seen.namespaces.clone(), ends));
+        self.follow(
+            "watch configmaps",
+            &root_cas,
+            Some(&field),
+            move |before, after| to(before.or(after).map(Key::of)),
+        );
+        let seen_defaults = defaults::Seen {
+            namespaces: seen.namespaces.clone(),
+            accounts,
+            root_cas,
+        };
+        self.start(
+            "namespace-defaults",
+            defaults::run(
+                self.client.clone(),
+                Arc::new(seen_defaults),
+                root_ca_pem,
+                defaults,
+            ),
+        );
+        self.start(
+            "namespace",
+            namespace::run(self.client.clone(), seen.namespaces.clone(), ends),
+        );
     }
 }

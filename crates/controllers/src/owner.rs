@@ -18,12 +18,19 @@ pub(crate) fn controller_reference<K: Resource<DynamicType = ()>>(owner: &K) -> 
 
 /// The reference to the controller of an object, if it has one.
 pub(crate) fn controller_of<K: Resource>(object: &K) -> Option<&OwnerReference> {
-    object.meta().owner_references.as_ref()?.iter().find(|reference| reference.controller == Some(true))
+    object
+        .meta()
+        .owner_references
+        .as_ref()?
+        .iter()
+        .find(|reference| reference.controller == Some(true))
 }
 
 /// The name of the object's controller if that is of the kind.
 pub(crate) fn controller_named<'a, K: Resource>(object: &'a K, kind: &str) -> Option<&'a str> {
-    controller_of(object).filter(|reference| reference.kind == kind).map(|reference| reference.name.as_str())
+    controller_of(object)
+        .filter(|reference| reference.kind == kind)
+        .map(|reference| reference.name.as_str())
 }
 
 /// A label selector that can be asked; one that cannot be read selects nothing.
@@ -45,7 +52,11 @@ pub(crate) enum Claim {
 }
 
 /// Decides on one object for the controller `owner`.
-pub(crate) fn claim<O: Resource, K: Resource>(owner: &O, selector: Option<&Selector>, object: &K) -> Claim {
+pub(crate) fn claim<O: Resource, K: Resource>(
+    owner: &O,
+    selector: Option<&Selector>,
+    object: &K,
+) -> Claim {
     let matches = selector.is_some_and(|s| !s.selects_all() && s.matches(object.labels()));
     let deleting = owner.meta().deletion_timestamp.is_some();
     match controller_of(object) {
@@ -58,7 +69,10 @@ pub(crate) fn claim<O: Resource, K: Resource>(owner: &O, selector: Option<&Selec
 }
 
 /// The merge patch that makes `owner` the controller of the object, if nobody wrote it since.
-pub(crate) fn adoption<O: Resource<DynamicType = ()>, K: Resource>(owner: &O, object: &K) -> serde_json::Value {
+pub(crate) fn adoption<O: Resource<DynamicType = ()>, K: Resource>(
+    owner: &O,
+    object: &K,
+) -> serde_json::Value {
     let mut references = object.meta().owner_references.clone().unwrap_or_default();
     references.push(controller_reference(owner));
     serde_json::json!({"metadata": {"ownerReferences": references, "resourceVersion": object.meta().resource_version}})
@@ -89,8 +103,7 @@ mod tests {
     fn pod(app: &str, controller: Option<&str>, deleting: bool) -> Pod {
         let mut meta = serde_json::json!({"name": "p", "labels": {"app": app}});
         if let Some(uid) = controller {
-            meta["ownerReferences"] =
-                serde_json::json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": uid, "controller": true}]);
+            meta["ownerReferences"] = serde_json::json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": uid, "controller": true}]);
         }
         if deleting {
             meta["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
@@ -113,7 +126,11 @@ mod tests {
         for (deleting, pod, wanted) in cases {
             let set = set(deleting);
             let selects = selector(&set.spec.as_ref().unwrap().selector);
-            assert_eq!(claim(&set, selects.as_ref(), &pod), wanted, "{deleting} {pod:?}");
+            assert_eq!(
+                claim(&set, selects.as_ref(), &pod),
+                wanted,
+                "{deleting} {pod:?}"
+            );
         }
     }
 }

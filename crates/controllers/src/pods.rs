@@ -16,14 +16,24 @@ pub(crate) fn is_finished(pod: &Pod) -> bool {
 }
 
 pub(crate) fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("Pending")
 }
 
 /// Since when the pod is ready; `None` if it is not.
 pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
-    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
+    let ready = conditions
+        .iter()
+        .find(|c| c.type_ == "Ready" && c.status == "True")?;
+    Some(
+        ready
+            .last_transition_time
+            .as_ref()
+            .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+    )
 }
 
 pub(crate) fn is_ready(pod: &Pod) -> bool {
@@ -36,8 +46,13 @@ pub(crate) fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
         None => Availability::No,
         Some(_) if min_ready_seconds <= 0 => Availability::Yes,
         Some(since) => {
-            let missing = SignedDuration::from_secs(min_ready_seconds.into()) - now.duration_since(since);
-            if missing.is_positive() { Availability::In(missing.unsigned_abs()) } else { Availability::Yes }
+            let missing =
+                SignedDuration::from_secs(min_ready_seconds.into()) - now.duration_since(since);
+            if missing.is_positive() {
+                Availability::In(missing.unsigned_abs())
+            } else {
+                Availability::Yes
+            }
         }
     }
 }
@@ -52,7 +67,12 @@ pub(crate) enum Availability {
 }
 
 /// A new pod of a controller; the API server completes the name.
-pub(crate) fn from_template(template: &PodTemplateSpec, namespace: &str, name_prefix: &str, owner: OwnerReference) -> Pod {
+pub(crate) fn from_template(
+    template: &PodTemplateSpec,
+    namespace: &str,
+    name_prefix: &str,
+    owner: OwnerReference,
+) -> Pod {
     let of = template.metadata.clone().unwrap_or_default();
     let metadata = ObjectMeta {
         generate_name: Some(format!("{name_prefix}-")),
@@ -63,7 +83,11 @@ pub(crate) fn from_template(template: &PodTemplateSpec, namespace: &str, name_pr
         owner_references: Some(vec![owner]),
         ..ObjectMeta::default()
     };
-    Pod { metadata, spec: template.spec.clone(), status: None }
+    Pod {
+        metadata,
+        spec: template.spec.clone(),
+        status: None,
+    }
 }
 
 #[cfg(test)]
@@ -83,8 +107,15 @@ mod tests {
         ];
         for (status, min_ready, wanted) in cases {
             let condition = serde_json::json!({"type": "Ready", "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z"});
-            let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {}, "status": {"conditions": [condition]}})).unwrap();
-            assert_eq!(availability(&pod, min_ready, now), wanted, "{status} {min_ready}");
+            let pod: Pod = serde_json::from_value(
+                serde_json::json!({"metadata": {}, "status": {"conditions": [condition]}}),
+            )
+            .unwrap();
+            assert_eq!(
+                availability(&pod, min_ready, now),
+                wanted,
+                "{status} {min_ready}"
+            );
         }
     }
 }

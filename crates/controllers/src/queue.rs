@@ -47,8 +47,15 @@ struct State<K> {
 
 impl<K: Clone + Eq + Hash> Queue<K> {
     pub fn new() -> Arc<Self> {
-        let state = State { due: HashMap::new(), running: HashSet::new(), failures: HashMap::new() };
-        Arc::new(Self { state: Mutex::new(state), changed: Notify::new() })
+        let state = State {
+            due: HashMap::new(),
+            running: HashSet::new(),
+            failures: HashMap::new(),
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        })
     }
 
     /// Has the key worked on as soon as a worker is free.
@@ -60,7 +67,11 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     pub fn add_after(&self, key: K, pause: Duration) {
         let at = Instant::now() + pause;
         self.with(|state| {
-            state.due.entry(key).and_modify(|due| *due = at.min(*due)).or_insert(at);
+            state
+                .due
+                .entry(key)
+                .and_modify(|due| *due = at.min(*due))
+                .or_insert(at);
         });
         self.changed.notify_one();
     }
@@ -103,7 +114,9 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                 }
                 Err(()) => {
                     let failures = state.failures.entry(key.clone()).or_insert(0);
-                    let pause = FIRST_PAUSE.saturating_mul(1 << (*failures).min(16)).min(LONGEST_PAUSE);
+                    let pause = FIRST_PAUSE
+                        .saturating_mul(1 << (*failures).min(16))
+                        .min(LONGEST_PAUSE);
                     *failures = failures.saturating_add(1);
                     Some(pause)
                 }
@@ -122,8 +135,13 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
 impl<K: Clone + Eq + Hash> State<K> {
     fn earliest(&self) -> Option<(K, Instant)> {
-        let waiting = self.due.iter().filter(|(key, _)| !self.running.contains(*key));
-        waiting.min_by_key(|(_, at)| **at).map(|(key, at)| (key.clone(), *at))
+        let waiting = self
+            .due
+            .iter()
+            .filter(|(key, _)| !self.running.contains(*key));
+        waiting
+            .min_by_key(|(_, at)| **at)
+            .map(|(key, at)| (key.clone(), *at))
     }
 }
 
@@ -165,7 +183,10 @@ mod tests {
     }
 
     fn pause(queue: &Queue<&'static str>) -> Duration {
-        queue.with(|state| state.earliest()).map(|(_, at)| at.saturating_duration_since(Instant::now())).unwrap()
+        queue
+            .with(|state| state.earliest())
+            .map(|(_, at)| at.saturating_duration_since(Instant::now()))
+            .unwrap()
     }
 
     #[tokio::test]
@@ -197,8 +218,18 @@ mod tests {
             pauses.push(pause(&queue));
             queue.with(|state| state.due.clear());
         }
-        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1] + FIRST_PAUSE / 10), "{pauses:?}");
-        assert!(pauses[0] <= FIRST_PAUSE && pauses[11] > LONGEST_PAUSE / 2 && pauses[11] <= LONGEST_PAUSE, "{pauses:?}");
+        assert!(
+            pauses
+                .windows(2)
+                .all(|pair| pair[0] <= pair[1] + FIRST_PAUSE / 10),
+            "{pauses:?}"
+        );
+        assert!(
+            pauses[0] <= FIRST_PAUSE
+                && pauses[11] > LONGEST_PAUSE / 2
+                && pauses[11] <= LONGEST_PAUSE,
+            "{pauses:?}"
+        );
         queue.done("a", Ok(Next::Wait));
         queue.done("a", Err(()));
         assert!(pause(&queue) <= FIRST_PAUSE);

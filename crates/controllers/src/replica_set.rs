@@ -28,19 +28,33 @@ const BURST: usize = 500;
 
 /// Runs the controller for ever.
 pub(crate) async fn run(client: Client, queue: Arc<Queue<Key>>) {
-    let recorder = Recorder { client: client.clone(), component: "replicaset-controller" };
-    work("replicaset", queue, |key| reconcile(client.clone(), recorder.clone(), key)).await;
+    let recorder = Recorder {
+        client: client.clone(),
+        component: "replicaset-controller",
+    };
+    work("replicaset", queue, |key| {
+        reconcile(client.clone(), recorder.clone(), key)
+    })
+    .await;
 }
 
 /// Adds the ReplicaSets that a change of a pod touches.
-pub(crate) fn pod_changed(queue: &Queue<Key>, sets: &Store<ReplicaSet>, before: Option<&Pod>, after: Option<&Pod>) {
+pub(crate) fn pod_changed(
+    queue: &Queue<Key>,
+    sets: &Store<ReplicaSet>,
+    before: Option<&Pod>,
+    after: Option<&Pod>,
+) {
     for pod in [before, after].into_iter().flatten() {
         let namespace = pod.namespace().unwrap_or_default();
         if let Some(name) = owner::controller_named(pod, "ReplicaSet") {
             queue.add(Key::new(namespace, name));
         } else if owner::controller_of(pod).is_none() && !pod.labels().is_empty() {
             for set in sets.in_namespace(&namespace) {
-                let selector = set.spec.as_ref().and_then(|spec| owner::selector(&spec.selector));
+                let selector = set
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| owner::selector(&spec.selector));
                 if claim(&*set, selector.as_ref(), pod) == Claim::Adopt {
                     queue.add(Key::of(&*set));
                 }
@@ -52,25 +66,44 @@ pub(crate) fn pod_changed(queue: &Queue<Key>, sets: &Store<ReplicaSet>, before: 
 async fn reconcile(client: Client, recorder: Recorder, key: Key) -> Result<Next, Failure> {
     let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), &key.namespace);
     let pods: Api<Pod> = Api::namespaced(client, &key.namespace);
-    let Some(set) = sets.get_opt(&key.name).await.during(|| format!("read ReplicaSet {key}"))? else { return Ok(Next::Wait) };
+    let Some(set) = sets
+        .get_opt(&key.name)
+        .await
+        .during(|| format!("read ReplicaSet {key}"))?
+    else {
+        return Ok(Next::Wait);
+    };
     let mine = claimed(&set, &pods).await?;
     let mut trouble = Ok(());
     let mut refusal = None;
     if set.metadata.deletion_timestamp.is_none() {
-        let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let wanted = set
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1);
         let (reason, result) = match step(wanted, &mine, BURST) {
             Step::Nothing => ("", Ok(())),
             Step::Create(count) => ("FailedCreate", create(&set, &pods, &recorder, count).await),
             Step::Delete(names) => ("FailedDelete", delete(&set, &pods, &recorder, names).await),
         };
-        refusal = result.as_ref().err().map(|failure| (reason, message(&failure.source)));
+        refusal = result
+            .as_ref()
+            .err()
+            .map(|failure| (reason, message(&failure.source)));
         trouble = result;
     }
     let now = Timestamp::now();
     let (status, next) = status(&set, &mine, refusal, now);
     if set.status.as_ref() != Some(&status) {
-        let changed = ReplicaSet { status: Some(status), spec: set.spec.clone(), metadata: set.metadata.clone() };
-        let written = sets.replace_status(&key.name, &PostParams::default(), &changed).await;
+        let changed = ReplicaSet {
+            status: Some(status),
+            spec: set.spec.clone(),
+            metadata: set.metadata.clone(),
+        };
+        let written = sets
+            .replace_status(&key.name, &PostParams::default(), &changed)
+            .await;
         gone_is_fine(written).during(|| format!("write the status of ReplicaSet {key}"))?;
     }
     trouble.map(|()| next)
@@ -78,8 +111,14 @@ async fn reconcile(client: Client, recorder: Recorder, key: Key) -> Result<Next,
 
 /// The set's pods that are not finished, after taking and letting go what the selector says.
 async fn claimed(set: &ReplicaSet, pods: &Api<Pod>) -> Result<Vec<Pod>, Failure> {
-    let selector = set.spec.as_ref().and_then(|spec| owner::selector(&spec.selector));
-    let all = pods.list(&ListParams::default()).await.during(|| format!("list pods of ReplicaSet {}", Key::of(set)))?;
+    let selector = set
+        .spec
+        .as_ref()
+        .and_then(|spec| owner::selector(&spec.selector));
+    let all = pods
+        .list(&ListParams::default())
+        .await
+        .during(|| format!("list pods of ReplicaSet {}", Key::of(set)))?;
     let mut mine = Vec::new();
     for pod in all.items.into_iter().filter(|pod| !is_finished(pod)) {
         let name = pod.name_any();
@@ -87,23 +126,47 @@ async fn claimed(set: &ReplicaSet, pods: &Api<Pod>) -> Result<Vec<Pod>, Failure>
             Claim::Keep => mine.push(pod),
             Claim::Ignore => {}
             Claim::Adopt => {
-                let adopted = pods.patch(&name, &PatchParams::default(), &Patch::Merge(adoption(set, &pod))).await;
-                mine.extend(gone_is_fine(adopted).during(|| format!("adopt pod {}/{name}", set.namespace().unwrap_or_default()))?);
+                let adopted = pods
+                    .patch(
+                        &name,
+                        &PatchParams::default(),
+                        &Patch::Merge(adoption(set, &pod)),
+                    )
+                    .await;
+                mine.extend(gone_is_fine(adopted).during(|| {
+                    format!("adopt pod {}/{name}", set.namespace().unwrap_or_default())
+                })?);
             }
             Claim::Release => {
                 let patch = owner::release(&set.uid().unwrap_or_default(), &pod);
-                let released = pods.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-                gone_is_fine(released).during(|| format!("release pod {}/{name}", set.namespace().unwrap_or_default()))?;
+                let released = pods
+                    .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+                    .await;
+                gone_is_fine(released).during(|| {
+                    format!("release pod {}/{name}", set.namespace().unwrap_or_default())
+                })?;
             }
         }
     }
     Ok(mine)
 }
 
-async fn create(set: &ReplicaSet, pods: &Api<Pod>, recorder: &Recorder, count: usize) -> Result<(), Failure> {
-    let Some(template) = set.spec.as_ref().and_then(|spec| spec.template.as_ref()) else { return Ok(()) };
+async fn create(
+    set: &ReplicaSet,
+    pods: &Api<Pod>,
+    recorder: &Recorder,
+    count: usize,
+) -> Result<(), Failure> {
+    let Some(template) = set.spec.as_ref().and_then(|spec| spec.template.as_ref()) else {
+        return Ok(());
+    };
     let namespace = set.namespace().unwrap_or_default();
-    let pod = from_template(template, &namespace, &set.name_any(), controller_reference(set));
+    let pod = from_template(
+        template,
+        &namespace,
+        &set.name_any(),
+        controller_reference(set),
+    );
     let mut missing = count;
     let mut batch = FIRST_BATCH;
     while missing > 0 {
@@ -114,7 +177,14 @@ async fn create(set: &ReplicaSet, pods: &Api<Pod>, recorder: &Recorder, count: u
         for result in made {
             match result {
                 Ok(pod) => {
-                    recorder.tell(set, Severity::Normal, "SuccessfulCreate", &format!("Created pod: {}", pod.name_any())).await;
+                    recorder
+                        .tell(
+                            set,
+                            Severity::Normal,
+                            "SuccessfulCreate",
+                            &format!("Created pod: {}", pod.name_any()),
+                        )
+                        .await;
                 }
                 Err(error) => failed = Some(error),
             }
@@ -124,7 +194,14 @@ async fn create(set: &ReplicaSet, pods: &Api<Pod>, recorder: &Recorder, count: u
             if has_code(&error, 403) && message(&error).contains("because it is being terminated") {
                 return Ok(());
             }
-            recorder.tell(set, Severity::Warning, "FailedCreate", &format!("Error creating: {}", message(&error))).await;
+            recorder
+                .tell(
+                    set,
+                    Severity::Warning,
+                    "FailedCreate",
+                    &format!("Error creating: {}", message(&error)),
+                )
+                .await;
             return Err(error).during(|| format!("create a pod of ReplicaSet {}", Key::of(set)));
         }
         missing -= round;
@@ -133,10 +210,21 @@ async fn create(set: &ReplicaSet, pods: &Api<Pod>, recorder: &Recorder, count: u
     Ok(())
 }
 
-async fn delete(set: &ReplicaSet, pods: &Api<Pod>, recorder: &Recorder, victims: Vec<(String, String)>) -> Result<(), Failure> {
+async fn delete(
+    set: &ReplicaSet,
+    pods: &Api<Pod>,
+    recorder: &Recorder,
+    victims: Vec<(String, String)>,
+) -> Result<(), Failure> {
     let deletions = victims.into_iter().map(|(name, uid)| {
-        let preconditions = Preconditions { uid: Some(uid), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let preconditions = Preconditions {
+            uid: Some(uid),
+            resource_version: None,
+        };
+        let params = DeleteParams {
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
         async move {
             let deleted = gone_is_fine(pods.delete(&name, &params).await);
             (name, deleted)
@@ -144,34 +232,74 @@ async fn delete(set: &ReplicaSet, pods: &Api<Pod>, recorder: &Recorder, victims:
     });
     for (name, result) in join_all(deletions).await {
         match result {
-            Ok(_) => recorder.tell(set, Severity::Normal, "SuccessfulDelete", &format!("Deleted pod: {name}")).await,
+            Ok(_) => {
+                recorder
+                    .tell(
+                        set,
+                        Severity::Normal,
+                        "SuccessfulDelete",
+                        &format!("Deleted pod: {name}"),
+                    )
+                    .await
+            }
             // Another pod by that name: ours is gone.
             Err(error) if has_code(&error, 409) => {}
-            Err(error) => return Err(error).during(|| format!("delete pod {name} of ReplicaSet {}", Key::of(set))),
+            Err(error) => {
+                return Err(error)
+                    .during(|| format!("delete pod {name} of ReplicaSet {}", Key::of(set)));
+            }
         }
     }
     Ok(())
 }
 
-fn status(set: &ReplicaSet, mine: &[Pod], refusal: Option<(&str, String)>, now: Timestamp) -> (ReplicaSetStatus, Next) {
+fn status(
+    set: &ReplicaSet,
+    mine: &[Pod],
+    refusal: Option<(&str, String)>,
+    now: Timestamp,
+) -> (ReplicaSetStatus, Next) {
     let spec = set.spec.as_ref();
     let min_ready = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
-    let template_labels = spec.and_then(|s| s.template.as_ref()?.metadata.as_ref()?.labels.as_ref());
+    let template_labels =
+        spec.and_then(|s| s.template.as_ref()?.metadata.as_ref()?.labels.as_ref());
     let active: Vec<&Pod> = mine.iter().filter(|pod| is_active(pod)).collect();
-    let labelled = |pod: &&&Pod| template_labels.is_none_or(|wanted| wanted.iter().all(|(k, v)| pod.labels().get(k) == Some(v)));
-    let available: Vec<Availability> = active.iter().map(|pod| availability(pod, min_ready, now)).collect();
-    let soonest = available.iter().filter_map(|a| if let Availability::In(missing) = a { Some(*missing) } else { None }).min();
+    let labelled = |pod: &&&Pod| {
+        template_labels
+            .is_none_or(|wanted| wanted.iter().all(|(k, v)| pod.labels().get(k) == Some(v)))
+    };
+    let available: Vec<Availability> = active
+        .iter()
+        .map(|pod| availability(pod, min_ready, now))
+        .collect();
+    let soonest = available
+        .iter()
+        .filter_map(|a| {
+            if let Availability::In(missing) = a {
+                Some(*missing)
+            } else {
+                None
+            }
+        })
+        .min();
     let before = set.status.clone().unwrap_or_default();
     let status = ReplicaSetStatus {
         replicas: count(active.len()),
         fully_labeled_replicas: some(count(active.iter().filter(labelled).count())),
         ready_replicas: some(count(active.iter().filter(|pod| is_ready(pod)).count())),
-        available_replicas: some(count(available.iter().filter(|a| **a == Availability::Yes).count())),
+        available_replicas: some(count(
+            available
+                .iter()
+                .filter(|a| **a == Availability::Yes)
+                .count(),
+        )),
         observed_generation: set.metadata.generation,
         conditions: conditions(before.conditions, refusal, now),
         terminating_replicas: None,
     };
-    let next = soonest.map_or(Next::Wait, |missing| Next::After(missing + Duration::from_millis(10)));
+    let next = soonest.map_or(Next::Wait, |missing| {
+        Next::After(missing + Duration::from_millis(10))
+    });
     (status, next)
 }
 
@@ -220,8 +348,14 @@ mod tests {
         .unwrap();
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
         let pod = |labels: serde_json::Value, ready: Option<&str>| -> Pod {
-            let conditions: Vec<_> = ready.iter().map(|t| json!({"type": "Ready", "status": "True", "lastTransitionTime": t})).collect();
-            serde_json::from_value(json!({"metadata": {"labels": labels}, "status": {"conditions": conditions}})).unwrap()
+            let conditions: Vec<_> = ready
+                .iter()
+                .map(|t| json!({"type": "Ready", "status": "True", "lastTransitionTime": t}))
+                .collect();
+            serde_json::from_value(
+                json!({"metadata": {"labels": labels}, "status": {"conditions": conditions}}),
+            )
+            .unwrap()
         };
         let pods = [
             pod(json!({"app": "web"}), Some("2026-01-01T00:00:00Z")),
@@ -229,9 +363,17 @@ mod tests {
             pod(json!({}), None),
         ];
         let (status, next) = status(&set, &pods, Some(("FailedCreate", "quota".to_owned())), now);
-        let seen = (status.replicas, status.fully_labeled_replicas, status.ready_replicas, status.available_replicas);
+        let seen = (
+            status.replicas,
+            status.fully_labeled_replicas,
+            status.ready_replicas,
+            status.available_replicas,
+        );
         assert_eq!(seen, (3, Some(2), Some(2), Some(1)));
         assert_eq!(next, Next::After(Duration::from_millis(5010)));
-        assert_eq!(status.conditions.unwrap()[0].message.as_deref(), Some("quota"));
+        assert_eq!(
+            status.conditions.unwrap()[0].message.as_deref(),
+            Some("quota")
+        );
     }
 }

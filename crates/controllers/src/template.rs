@@ -25,24 +25,39 @@ const SAFE: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// Rewrites any text by [`SAFE`] characters.
 pub(crate) fn safe(text: &str) -> String {
-    text.bytes().filter_map(|byte| SAFE.get(usize::from(byte) % SAFE.len()).copied().map(char::from)).collect()
+    text.bytes()
+        .filter_map(|byte| {
+            SAFE.get(usize::from(byte) % SAFE.len())
+                .copied()
+                .map(char::from)
+        })
+        .collect()
 }
 
 const FNV_OFFSET: u32 = 2_166_136_261;
 
 /// FNV-1a, 32 bit: not for secrets, only to tell templates apart.
 pub(crate) fn fnv1a(bytes: &[u8], seed: u32) -> u32 {
-    bytes.iter().fold(seed, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(16_777_619))
+    bytes.iter().fold(seed, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(16_777_619)
+    })
 }
 
 /// A short stable text for a name made from several parts.
 pub(crate) fn suffix(parts: &[&str]) -> String {
-    safe(&format!("{:08x}", fnv1a(parts.join("\0").as_bytes(), FNV_OFFSET)))
+    safe(&format!(
+        "{:08x}",
+        fnv1a(parts.join("\0").as_bytes(), FNV_OFFSET)
+    ))
 }
 
 fn comparable(template: &PodTemplateSpec) -> Value {
     let mut template = template.clone();
-    if let Some(labels) = template.metadata.as_mut().and_then(|meta| meta.labels.as_mut()) {
+    if let Some(labels) = template
+        .metadata
+        .as_mut()
+        .and_then(|meta| meta.labels.as_mut())
+    {
         labels.remove(HASH_LABEL);
     }
     // A template is made of maps, lists and scalars only, so it always has a JSON form.
@@ -59,7 +74,10 @@ fn strip(value: &mut Value) {
             map.retain(|key, value| match value {
                 Value::Null => false,
                 Value::Array(list) => !list.is_empty(),
-                Value::Object(map) => !map.is_empty() || !matches!(key.as_str(), "metadata" | "labels" | "annotations"),
+                Value::Object(map) => {
+                    !map.is_empty()
+                        || !matches!(key.as_str(), "metadata" | "labels" | "annotations")
+                }
                 _ => true,
             });
         }
@@ -82,10 +100,22 @@ mod tests {
     fn the_hash_label_and_empty_lists_make_no_difference_but_an_image_does() {
         let base = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "a"}]}});
         let cases = [
-            (json!({"metadata": {"labels": {"app": "web", "pod-template-hash": "x"}}, "spec": {"containers": [{"name": "c", "image": "a"}]}}), true),
-            (json!({"metadata": {"labels": {"app": "web"}, "annotations": {}}, "spec": {"volumes": [], "containers": [{"name": "c", "image": "a", "env": []}]}}), true),
-            (json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "b"}]}}), false),
-            (json!({"metadata": {"labels": {"app": "web"}, "annotations": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "a"}]}}), false),
+            (
+                json!({"metadata": {"labels": {"app": "web", "pod-template-hash": "x"}}, "spec": {"containers": [{"name": "c", "image": "a"}]}}),
+                true,
+            ),
+            (
+                json!({"metadata": {"labels": {"app": "web"}, "annotations": {}}, "spec": {"volumes": [], "containers": [{"name": "c", "image": "a", "env": []}]}}),
+                true,
+            ),
+            (
+                json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "b"}]}}),
+                false,
+            ),
+            (
+                json!({"metadata": {"labels": {"app": "web"}, "annotations": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "a"}]}}),
+                false,
+            ),
         ];
         for (other, wanted) in cases {
             let (a, b) = (template(base.clone()), template(other.clone()));
@@ -96,7 +126,8 @@ mod tests {
 
     #[test]
     fn a_collision_gives_another_hash_of_safe_characters() {
-        let template = template(json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": []}}));
+        let template =
+            template(json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": []}}));
         assert_ne!(hash(&template, 0), hash(&template, 1));
         assert!(hash(&template, 0).bytes().all(|byte| SAFE.contains(&byte)));
     }

@@ -24,17 +24,28 @@ pub(crate) struct Store<K> {
 
 impl<K: Resource> Store<K> {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { objects: RwLock::default(), synced: tokio::sync::watch::Sender::new(false) })
+        Arc::new(Self {
+            objects: RwLock::default(),
+            synced: tokio::sync::watch::Sender::new(false),
+        })
     }
 
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
-        self.objects.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.objects
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     /// All objects of the namespace, in no order.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-        objects.iter().filter(|(key, _)| key.namespace == namespace).map(|(_, object)| object.clone()).collect()
+        objects
+            .iter()
+            .filter(|(key, _)| key.namespace == namespace)
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 
     /// Waits until the first list is complete: before that, an absent object means nothing.
@@ -44,32 +55,53 @@ impl<K: Resource> Store<K> {
     }
 
     fn put(&self, object: Arc<K>) -> Option<Arc<K>> {
-        self.objects.write().unwrap_or_else(PoisonError::into_inner).insert(Key::of(&*object), object)
+        self.objects
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(Key::of(&*object), object)
     }
 
     fn take(&self, key: &Key) -> Option<Arc<K>> {
-        self.objects.write().unwrap_or_else(PoisonError::into_inner).remove(key)
+        self.objects
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key)
     }
 
     fn replace(&self, objects: HashMap<Key, Arc<K>>) -> HashMap<Key, Arc<K>> {
-        std::mem::replace(&mut *self.objects.write().unwrap_or_else(PoisonError::into_inner), objects)
+        std::mem::replace(
+            &mut *self.objects.write().unwrap_or_else(PoisonError::into_inner),
+            objects,
+        )
     }
 }
 
 /// Keeps the store like the API server's objects, for ever, and tells each change as (before, after).
 ///
 /// Objects that vanished while the watch was broken are told too.
-pub(crate) fn follow<K, F>(api: Api<K>, config: watcher::Config, store: Arc<Store<K>>, changed: F) -> impl Future<Output = ()>
+pub(crate) fn follow<K, F>(
+    api: Api<K>,
+    config: watcher::Config,
+    store: Arc<Store<K>>,
+    changed: F,
+) -> impl Future<Output = ()>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     F: Fn(Option<&K>, Option<&K>),
 {
-    follow_events(watcher::watcher(api, config).default_backoff(), store, changed)
+    follow_events(
+        watcher::watcher(api, config).default_backoff(),
+        store,
+        changed,
+    )
 }
 
 /// [`follow`] on a stream of events.
-pub(crate) async fn follow_events<K, F>(events: impl Stream<Item = watcher::Result<Event<K>>>, store: Arc<Store<K>>, changed: F)
-where
+pub(crate) async fn follow_events<K, F>(
+    events: impl Stream<Item = watcher::Result<Event<K>>>,
+    store: Arc<Store<K>>,
+    changed: F,
+) where
     K: Resource,
     F: Fn(Option<&K>, Option<&K>),
 {
@@ -119,8 +151,15 @@ mod tests {
     use super::*;
 
     fn object(name: &str) -> ConfigMap {
-        let metadata = ObjectMeta { name: Some(name.to_owned()), namespace: Some("ns".to_owned()), ..ObjectMeta::default() };
-        ConfigMap { metadata, ..ConfigMap::default() }
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some("ns".to_owned()),
+            ..ObjectMeta::default()
+        };
+        ConfigMap {
+            metadata,
+            ..ConfigMap::default()
+        }
     }
 
     #[tokio::test]
@@ -138,10 +177,17 @@ mod tests {
             Event::Apply(object("c")),
             Event::Delete(object("c")),
         ];
-        follow_events(stream::iter(events.into_iter().map(Ok)), store.clone(), |before, after| {
-            let name = |o: Option<&ConfigMap>| o.and_then(|o| o.metadata.name.clone()).unwrap_or_default();
-            told.borrow_mut().push(format!("{}>{}", name(before), name(after)));
-        })
+        follow_events(
+            stream::iter(events.into_iter().map(Ok)),
+            store.clone(),
+            |before, after| {
+                let name = |o: Option<&ConfigMap>| {
+                    o.and_then(|o| o.metadata.name.clone()).unwrap_or_default()
+                };
+                told.borrow_mut()
+                    .push(format!("{}>{}", name(before), name(after)));
+            },
+        )
         .await;
         let mut told = told.into_inner();
         told[..2].sort();

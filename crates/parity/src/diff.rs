@@ -14,11 +14,18 @@ pub fn differences(expected: &[Answer], got: &[Answer]) -> Vec<String> {
             continue;
         };
         if expected.status != got.status {
-            found.push(format!("step {step} {}: status: expected {}, got {}", expected.request, expected.status, got.status));
+            found.push(format!(
+                "step {step} {}: status: expected {}, got {}",
+                expected.request, expected.status, got.status
+            ));
         }
         let mut places = Vec::new();
         compare(&expected.body, &got.body, String::new(), &mut places);
-        found.extend(places.into_iter().map(|place| format!("step {step} {}: {place}", expected.request)));
+        found.extend(
+            places
+                .into_iter()
+                .map(|place| format!("step {step} {}: {place}", expected.request)),
+        );
     }
     found
 }
@@ -54,7 +61,11 @@ mod tests {
 
     #[test]
     fn each_difference_is_named_by_its_place() {
-        let answer = |status, body| Answer { request: "GET /x".to_owned(), status, body };
+        let answer = |status, body| Answer {
+            request: "GET /x".to_owned(),
+            status,
+            body,
+        };
         let expected = [answer(200, json!({"a": [1, {"b": 2}], "c": 3}))];
         assert_eq!(differences(&expected, &expected), Vec::<String>::new());
         let got = [answer(404, json!({"a": [1, {"b": 4}], "d": 5}))];

@@ -18,7 +18,8 @@ pub fn golden_folder() -> PathBuf {
 /// Reads the recorded answers of one file of the table.
 pub fn read(file: &str) -> Result<Golden> {
     let path = golden_folder().join(format!("{file}.json"));
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 

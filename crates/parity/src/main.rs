@@ -48,7 +48,9 @@ async fn main() -> Result<ExitCode> {
     let mut total = 0;
     for (file, mut exchanges) in load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("exchanges"))? {
         let all = exchanges.len();
-        exchanges.retain(|exchange| file.contains(&arguments.only) || exchange.name.contains(&arguments.only));
+        exchanges.retain(|exchange| {
+            file.contains(&arguments.only) || exchange.name.contains(&arguments.only)
+        });
         if exchanges.is_empty() {
             continue;
         }
@@ -59,28 +61,57 @@ async fn main() -> Result<ExitCode> {
             }
             Command::Check { kubeconfig, real } => {
                 let expected = golden::read(&file)?;
-                let expected = exchanges.iter().map(|e| expected.get(&e.name).cloned().context("not recorded: UPDATE_GOLDEN=1")).collect();
+                let expected = exchanges
+                    .iter()
+                    .map(|e| {
+                        expected
+                            .get(&e.name)
+                            .cloned()
+                            .context("not recorded: UPDATE_GOLDEN=1")
+                    })
+                    .collect();
                 if *real {
-                    exchanges.iter_mut().for_each(|exchange| exchange.differs = None);
+                    exchanges
+                        .iter_mut()
+                        .for_each(|exchange| exchange.differs = None);
                 }
                 compare(&file, &exchanges, expected, kubeconfig).await?
             }
             Command::Compare { real, embedded } => {
-                let expected = Player::connect(real).await?.play_all(&file, &exchanges).await;
+                let expected = Player::connect(real)
+                    .await?
+                    .play_all(&file, &exchanges)
+                    .await;
                 compare(&file, &exchanges, expected, embedded).await?
             }
         };
     }
     println!("{total} exchanges, {failed} failed");
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Records the answers; says how many exchanges could not be played.
-async fn record(file: &str, exchanges: &[Exchange], all: usize, kubeconfig: &Path) -> Result<usize> {
+async fn record(
+    file: &str,
+    exchanges: &[Exchange],
+    all: usize,
+    kubeconfig: &Path,
+) -> Result<usize> {
     // With only a part of the file played, the rest stays as recorded.
-    let mut golden = if exchanges.len() < all { golden::read(file)? } else { Golden::new() };
+    let mut golden = if exchanges.len() < all {
+        golden::read(file)?
+    } else {
+        Golden::new()
+    };
     let mut failed = 0;
-    let played = Player::connect(kubeconfig).await?.play_all(file, exchanges).await;
+    let played = Player::connect(kubeconfig)
+        .await?
+        .play_all(file, exchanges)
+        .await;
     for (exchange, answers) in exchanges.iter().zip(played) {
         match answers {
             Ok(answers) => drop(golden.insert(exchange.name.clone(), answers)),
@@ -101,7 +132,10 @@ async fn compare(
     expected: Vec<Result<Vec<parity::Answer>>>,
     kubeconfig: &Path,
 ) -> Result<usize> {
-    let played = Player::connect(kubeconfig).await?.play_all(file, exchanges).await;
+    let played = Player::connect(kubeconfig)
+        .await?
+        .play_all(file, exchanges)
+        .await;
     let mut failed = 0;
     for ((exchange, expected), got) in exchanges.iter().zip(expected).zip(played) {
         let lines = match (expected, got) {
@@ -122,7 +156,9 @@ async fn compare(
                     println!("diff {file}: {} ({reason})", exchange.name);
                     continue;
                 }
-                Outcome::Outdated(reason) => vec![format!("answers alike, so the reason is out of date: {reason}")],
+                Outcome::Outdated(reason) => vec![format!(
+                    "answers alike, so the reason is out of date: {reason}"
+                )],
                 Outcome::Different(lines) => lines,
             },
         };

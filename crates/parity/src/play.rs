@@ -47,16 +47,21 @@ pub struct Player {
 impl Player {
     /// Connects as the kubeconfig says.
     pub async fn connect(kubeconfig: &Path) -> Result<Self> {
-        let read = Kubeconfig::read_from(kubeconfig).with_context(|| kubeconfig.display().to_string())?;
+        let read =
+            Kubeconfig::read_from(kubeconfig).with_context(|| kubeconfig.display().to_string())?;
         Self::with(read).await
     }
 
     /// Connects as the kubeconfig says.
     pub async fn with(kubeconfig: Kubeconfig) -> Result<Self> {
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         let mut plain = config.clone();
         plain.auth_info = kube::config::AuthInfo::default();
-        Ok(Self { admin: Client::try_from(config)?, anonymous: Client::try_from(plain)? })
+        Ok(Self {
+            admin: Client::try_from(config)?,
+            anonymous: Client::try_from(plain)?,
+        })
     }
 
     /// Plays exchanges, several at once; the answers come in their order.
@@ -64,7 +69,11 @@ impl Player {
         let numbered: Vec<(usize, &Exchange)> = exchanges.iter().enumerate().collect();
         let played = stream::iter(numbered).map(|(at, exchange)| {
             let namespace = format!("parity-{file}-{at}");
-            async move { self.play(exchange, &namespace).await.with_context(|| format!("{file}: {}", exchange.name)) }
+            async move {
+                self.play(exchange, &namespace)
+                    .await
+                    .with_context(|| format!("{file}: {}", exchange.name))
+            }
         });
         played.buffered(AT_ONCE).collect().await
     }
@@ -76,7 +85,11 @@ impl Player {
         let mut answers = Vec::new();
         let mut result = Ok(());
         for (at, step) in exchange.steps.iter().enumerate() {
-            match self.step(step, &mut values).await.with_context(|| format!("step {} {}", at + 1, step.request)) {
+            match self
+                .step(step, &mut values)
+                .await
+                .with_context(|| format!("step {} {}", at + 1, step.request))
+            {
                 Ok(answer) => answers.extend(answer),
                 Err(error) => {
                     result = Err(error);
@@ -91,16 +104,26 @@ impl Player {
 
     /// A namespace of an earlier run may still be on its way out.
     async fn make_namespace(&self, name: &str) -> Result<()> {
-        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}).to_string();
+        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+            .to_string();
         let until = Instant::now() + Duration::from_secs(60);
         loop {
-            let request = Request::post("/api/v1/namespaces").header(header::CONTENT_TYPE, "application/json");
-            let (status, answer) = self.send(&self.admin, request.body(Body::from(body.clone().into_bytes()))?).await?;
+            let request = Request::post("/api/v1/namespaces")
+                .header(header::CONTENT_TYPE, "application/json");
+            let (status, answer) = self
+                .send(
+                    &self.admin,
+                    request.body(Body::from(body.clone().into_bytes()))?,
+                )
+                .await?;
             match status {
                 201 => return Ok(()),
-                _ if Instant::now() > until => bail!("cannot make namespace {name}: {status} {answer}"),
+                _ if Instant::now() > until => {
+                    bail!("cannot make namespace {name}: {status} {answer}")
+                }
                 409 => {
-                    let gone = Request::delete(format!("/api/v1/namespaces/{name}")).body(Body::empty())?;
+                    let gone =
+                        Request::delete(format!("/api/v1/namespaces/{name}")).body(Body::empty())?;
                     self.send(&self.admin, gone).await?;
                     sleep(PAUSE).await;
                 }
@@ -109,46 +132,78 @@ impl Player {
         }
     }
 
-    async fn step(&self, step: &Step, values: &mut BTreeMap<String, String>) -> Result<Option<Answer>> {
+    async fn step(
+        &self,
+        step: &Step,
+        values: &mut BTreeMap<String, String>,
+    ) -> Result<Option<Answer>> {
         let until = Instant::now() + PATIENCE;
         let (status, body) = loop {
             let (status, body) = self.ask(step, values).await?;
-            let reached = step.until.iter().all(|(pointer, wanted)| body.pointer(pointer) == Some(wanted));
+            let reached = step
+                .until
+                .iter()
+                .all(|(pointer, wanted)| body.pointer(pointer) == Some(wanted));
             if reached && !(step.prepare && status >= 300) {
                 break (status, body);
             }
             if Instant::now() > until {
-                bail!("not reached in time: {:?}, last answer {status} {body}", step.until);
+                bail!(
+                    "not reached in time: {:?}, last answer {status} {body}",
+                    step.until
+                );
             }
             sleep(PAUSE).await;
         };
         for (name, pointer) in &step.save {
-            let value = body.pointer(pointer).with_context(|| format!("nothing at {pointer} to save as {name}: {status} {body}"))?;
-            values.insert(name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            let value = body.pointer(pointer).with_context(|| {
+                format!("nothing at {pointer} to save as {name}: {status} {body}")
+            })?;
+            values.insert(
+                name.clone(),
+                value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned),
+            );
         }
         if step.prepare {
             return Ok(None);
         }
-        Ok(Some(Answer { request: step.request.clone(), status, body: counted(step, normal(&body)) }))
+        Ok(Some(Answer {
+            request: step.request.clone(),
+            status,
+            body: counted(step, normal(&body)),
+        }))
     }
 
     async fn ask(&self, step: &Step, values: &BTreeMap<String, String>) -> Result<(u16, Value)> {
         let line = filled(&step.request, values);
-        let (method, path) = line.split_once(' ').with_context(|| format!("{line:?} is not METHOD PATH"))?;
+        let (method, path) = line
+            .split_once(' ')
+            .with_context(|| format!("{line:?} is not METHOD PATH"))?;
         let content = match (&step.raw, &step.body) {
             (Some(raw), _) => filled(raw, values),
             (None, Some(body)) => filled(&body.to_string(), values),
             (None, None) => String::new(),
         };
         let mut request = Request::builder().method(method).uri(path);
-        request = request.header(header::ACCEPT, step.accept.as_deref().unwrap_or("application/json"));
+        request = request.header(
+            header::ACCEPT,
+            step.accept.as_deref().unwrap_or("application/json"),
+        );
         if !content.is_empty() {
-            request = request.header(header::CONTENT_TYPE, step.content_type.as_deref().unwrap_or("application/json"));
+            request = request.header(
+                header::CONTENT_TYPE,
+                step.content_type.as_deref().unwrap_or("application/json"),
+            );
         }
         let client = match &step.token {
             Some(token) => {
                 if !token.is_empty() {
-                    request = request.header(header::AUTHORIZATION, format!("Bearer {}", filled(token, values)));
+                    request = request.header(
+                        header::AUTHORIZATION,
+                        format!("Bearer {}", filled(token, values)),
+                    );
                 }
                 &self.anonymous
             }
@@ -162,9 +217,14 @@ impl Player {
     }
 
     async fn send(&self, client: &Client, request: Request<Body>) -> Result<(u16, Value)> {
-        let response = timeout(PATIENCE, client.send(request)).await.context("no answer in time")??;
+        let response = timeout(PATIENCE, client.send(request))
+            .await
+            .context("no answer in time")??;
         let status = response.status().as_u16();
-        let bytes = timeout(PATIENCE, response.into_body().collect()).await.context("no body in time")??.to_bytes();
+        let bytes = timeout(PATIENCE, response.into_body().collect())
+            .await
+            .context("no body in time")??
+            .to_bytes();
         let text = String::from_utf8_lossy(&bytes);
         let body = serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned()));
         Ok((status, body))
@@ -173,7 +233,9 @@ impl Player {
 
 /// Reads so many events of a watch, or what came until the server ended it.
 async fn watch(client: &Client, request: Request<Body>, count: usize) -> Result<(u16, Value)> {
-    let response = timeout(PATIENCE, client.send(request)).await.context("no answer in time")??;
+    let response = timeout(PATIENCE, client.send(request))
+        .await
+        .context("no answer in time")??;
     let status = response.status().as_u16();
     let mut body = response.into_body().into_data_stream();
     let mut text = Vec::new();
@@ -182,11 +244,18 @@ async fn watch(client: &Client, request: Request<Body>, count: usize) -> Result<
             Ok(Ok(Some(chunk))) => text.extend_from_slice(&chunk),
             Ok(Ok(None)) => break,
             Ok(Err(error)) => return Err(error).context("watch broke"),
-            Err(_) => bail!("only these of {count} events in time: {}", String::from_utf8_lossy(&text)),
+            Err(_) => bail!(
+                "only these of {count} events in time: {}",
+                String::from_utf8_lossy(&text)
+            ),
         }
     }
     let text = String::from_utf8_lossy(&text);
-    let events: Vec<Value> = text.lines().take(count).filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let events: Vec<Value> = text
+        .lines()
+        .take(count)
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
     Ok((status, Value::Array(events)))
 }
 
@@ -194,7 +263,11 @@ async fn watch(client: &Client, request: Request<Body>, count: usize) -> Result<
 fn filled(text: &str, values: &BTreeMap<String, String>) -> String {
     values.iter().fold(text.to_owned(), |text, (name, value)| {
         let text = text.replace(&format!("${{{name}}}"), value);
-        if name == "NS" { text.replace("$NS", value) } else { text }
+        if name == "NS" {
+            text.replace("$NS", value)
+        } else {
+            text
+        }
     })
 }
 
@@ -205,18 +278,34 @@ fn counted(step: &Step, mut body: Value) -> Value {
     }
     match &step.compare {
         None => body,
-        Some(pointers) => pointers.iter().map(|p| (p.clone(), body.pointer(p).cloned().unwrap_or(Value::Null))).collect(),
+        Some(pointers) => pointers
+            .iter()
+            .map(|p| (p.clone(), body.pointer(p).cloned().unwrap_or(Value::Null)))
+            .collect(),
     }
 }
 
 /// Removes what the pointer names; `*` is every element of a list or map.
 fn remove(value: &mut Value, pointer: &str) {
-    let Some((first, rest)) = pointer.strip_prefix('/').map(|p| p.split_once('/').unwrap_or((p, ""))) else { return };
+    let Some((first, rest)) = pointer
+        .strip_prefix('/')
+        .map(|p| p.split_once('/').unwrap_or((p, "")))
+    else {
+        return;
+    };
     let first = first.replace("~1", "/").replace("~0", "~");
-    let rest = if rest.is_empty() { None } else { Some(format!("/{rest}")) };
+    let rest = if rest.is_empty() {
+        None
+    } else {
+        Some(format!("/{rest}"))
+    };
     match (value, first.as_str(), rest) {
-        (Value::Array(list), "*", Some(rest)) => list.iter_mut().for_each(|value| remove(value, &rest)),
-        (Value::Object(map), "*", Some(rest)) => map.values_mut().for_each(|value| remove(value, &rest)),
+        (Value::Array(list), "*", Some(rest)) => {
+            list.iter_mut().for_each(|value| remove(value, &rest))
+        }
+        (Value::Object(map), "*", Some(rest)) => {
+            map.values_mut().for_each(|value| remove(value, &rest))
+        }
         (Value::Object(map), key, Some(rest)) => {
             if let Some(value) = map.get_mut(key) {
                 remove(value, &rest);
@@ -227,7 +316,10 @@ fn remove(value: &mut Value, pointer: &str) {
             let at = index.parse::<usize>().ok().filter(|at| *at < list.len());
             match (at, rest) {
                 (Some(at), None) => drop(list.remove(at)),
-                (Some(at), Some(rest)) => list.get_mut(at).into_iter().for_each(|value| remove(value, &rest)),
+                (Some(at), Some(rest)) => list
+                    .get_mut(at)
+                    .into_iter()
+                    .for_each(|value| remove(value, &rest)),
                 (None, _) => {}
             }
         }

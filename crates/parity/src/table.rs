@@ -65,18 +65,39 @@ pub struct Step {
 /// Reads every file of the folder: (name of the file without ending, its exchanges).
 pub fn load(folder: &Path) -> Result<Vec<(String, Vec<Exchange>)>> {
     let mut files: Vec<_> = std::fs::read_dir(folder)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
+        .and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.path()))
+                .collect::<std::io::Result<Vec<_>>>()
+        })
         .with_context(|| format!("cannot list {}", folder.display()))?;
     files.sort();
     let mut table = Vec::new();
-    for file in files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "yaml")) {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let exchanges: Vec<Exchange> = serde_saphyr::from_str(&text).with_context(|| file.display().to_string())?;
+    for file in files
+        .iter()
+        .filter(|file| file.extension().is_some_and(|ending| ending == "yaml"))
+    {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        let exchanges: Vec<Exchange> =
+            serde_saphyr::from_str(&text).with_context(|| file.display().to_string())?;
         for (at, exchange) in exchanges.iter().enumerate() {
-            let twice = exchanges.iter().take(at).any(|other| other.name == exchange.name);
-            ensure!(!twice, "{}: exchange {:?} occurs twice", file.display(), exchange.name);
+            let twice = exchanges
+                .iter()
+                .take(at)
+                .any(|other| other.name == exchange.name);
+            ensure!(
+                !twice,
+                "{}: exchange {:?} occurs twice",
+                file.display(),
+                exchange.name
+            );
         }
-        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = file
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         table.push((name, exchanges));
     }
     Ok(table)

@@ -38,7 +38,9 @@ async fn start() -> Result<Embedded> {
     .await?;
     let text = server.kubeconfig(&format!("https://{address}"), &ClientUser::admin())?;
     let kubeconfig = Kubeconfig::from_yaml(&text)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default()).await?;
+    let config =
+        kube::Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default())
+            .await?;
     let client = kube::Client::try_from(config)?;
     let own = controllers::Config {
         root_ca_pem: server.ca_pem().to_owned(),
@@ -50,7 +52,12 @@ async fn start() -> Result<Embedded> {
             eprintln!("controllers: {error}");
         }
     });
-    Ok(Embedded { kubeconfig, controllers, _server: server, _data: data })
+    Ok(Embedded {
+        kubeconfig,
+        controllers,
+        _server: server,
+        _data: data,
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,20 +71,36 @@ async fn the_embedded_server_answers_as_kubernetes_does() -> Result<()> {
     for (file, mut exchanges) in load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("exchanges"))? {
         let golden = golden::read(&file)?;
         exchanges.retain(|exchange| file.contains(&only) || exchange.name.contains(&only));
-        for (exchange, got) in exchanges.iter().zip(player.play_all(&file, &exchanges).await) {
-            let expected = golden.get(&exchange.name).with_context(|| format!("{file}: {:?} is not recorded", exchange.name))?;
+        for (exchange, got) in exchanges
+            .iter()
+            .zip(player.play_all(&file, &exchanges).await)
+        {
+            let expected = golden
+                .get(&exchange.name)
+                .with_context(|| format!("{file}: {:?} is not recorded", exchange.name))?;
             let lines = match got {
                 Ok(got) => match judge(exchange, expected, &got) {
                     Outcome::Same | Outcome::Explained(_) => continue,
                     Outcome::Different(lines) => lines,
-                    Outcome::Outdated(reason) => vec![format!("answers alike, so the reason is out of date: {reason}")],
+                    Outcome::Outdated(reason) => vec![format!(
+                        "answers alike, so the reason is out of date: {reason}"
+                    )],
                 },
                 Err(_) if exchange.differs.is_some() => continue,
                 Err(error) => vec![format!("{error:#}")],
             };
-            failures.push(format!("{file}: {}\n    {}", exchange.name, lines.join("\n    ")));
+            failures.push(format!(
+                "{file}: {}\n    {}",
+                exchange.name,
+                lines.join("\n    ")
+            ));
         }
     }
-    assert!(failures.is_empty(), "{} exchanges differ:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} exchanges differ:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
     Ok(())
 }

@@ -34,26 +34,54 @@ pub(super) struct Sets {
 
 /// Sorts out which ReplicaSet has the Deployment's template; of several the oldest.
 pub(super) fn sort(spec: &DeploymentSpec, mut sets: Vec<ReplicaSet>) -> Sets {
-    sets.sort_by_key(|set| (set.metadata.creation_timestamp.as_ref().map(|time| time.0), set.name_any()));
-    let is_new = |set: &ReplicaSet| template(set).is_some_and(|template| same(template, &spec.template));
+    sets.sort_by_key(|set| {
+        (
+            set.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            set.name_any(),
+        )
+    });
+    let is_new =
+        |set: &ReplicaSet| template(set).is_some_and(|template| same(template, &spec.template));
     match sets.iter().position(is_new) {
-        Some(at) => Sets { new: Some(sets.remove(at)), old: sets },
-        None => Sets { new: None, old: sets },
+        Some(at) => Sets {
+            new: Some(sets.remove(at)),
+            old: sets,
+        },
+        None => Sets {
+            new: None,
+            old: sets,
+        },
     }
 }
 
 /// The revision the new ReplicaSet must have: one more than every old one's.
 pub(super) fn next_revision(old: &[ReplicaSet]) -> i64 {
-    old.iter().map(revision).max().unwrap_or(0).saturating_add(1)
+    old.iter()
+        .map(revision)
+        .max()
+        .unwrap_or(0)
+        .saturating_add(1)
 }
 
 pub(super) fn revision(set: &ReplicaSet) -> i64 {
-    set.annotations().get(REVISION).and_then(|number| number.parse().ok()).unwrap_or(0)
+    set.annotations()
+        .get(REVISION)
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The new ReplicaSet as it is to be made, with no pods yet.
-pub(super) fn new_set(deployment: &Deployment, spec: &DeploymentSpec, number: i64, sizes: Sizes) -> ReplicaSet {
-    let collisions = deployment.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
+pub(super) fn new_set(
+    deployment: &Deployment,
+    spec: &DeploymentSpec,
+    number: i64,
+    sizes: Sizes,
+) -> ReplicaSet {
+    let collisions = deployment
+        .status
+        .as_ref()
+        .and_then(|status| status.collision_count)
+        .unwrap_or(0);
     let hash = hash(&spec.template, collisions);
     let labelled = |labels: Option<BTreeMap<String, String>>| {
         let mut labels = labels.unwrap_or_default();
@@ -65,7 +93,10 @@ pub(super) fn new_set(deployment: &Deployment, spec: &DeploymentSpec, number: i6
     let mut metadata = spec.template.metadata.clone().unwrap_or_default();
     metadata.labels = labelled(metadata.labels);
     let labels = metadata.labels.clone();
-    let template = PodTemplateSpec { metadata: Some(metadata), spec: spec.template.spec.clone() };
+    let template = PodTemplateSpec {
+        metadata: Some(metadata),
+        spec: spec.template.spec.clone(),
+    };
     ReplicaSet {
         metadata: ObjectMeta {
             name: Some(format!("{}-{hash}", deployment.name_any())),
@@ -86,15 +117,27 @@ pub(super) fn new_set(deployment: &Deployment, spec: &DeploymentSpec, number: i6
 }
 
 /// The annotations the new ReplicaSet is to have, given those it has.
-pub(super) fn annotations(deployment: &Deployment, set: Option<&ReplicaSet>, number: i64, sizes: Sizes) -> BTreeMap<String, String> {
+pub(super) fn annotations(
+    deployment: &Deployment,
+    set: Option<&ReplicaSet>,
+    number: i64,
+    sizes: Sizes,
+) -> BTreeMap<String, String> {
     let mut annotations = set.map(|set| set.annotations().clone()).unwrap_or_default();
-    let inherited = deployment.annotations().iter().filter(|(key, _)| !OWN.contains(&key.as_str()));
+    let inherited = deployment
+        .annotations()
+        .iter()
+        .filter(|(key, _)| !OWN.contains(&key.as_str()));
     annotations.extend(inherited.map(|(key, value)| (key.clone(), value.clone())));
     if let Some(before) = annotations.insert(REVISION.to_owned(), number.to_string())
         && before != number.to_string()
     {
         let history = annotations.entry(REVISION_HISTORY.to_owned()).or_default();
-        *history = if history.is_empty() { before } else { format!("{history},{before}") };
+        *history = if history.is_empty() {
+            before
+        } else {
+            format!("{history},{before}")
+        };
     }
     annotations.extend(size_annotations(sizes));
     annotations
@@ -103,21 +146,39 @@ pub(super) fn annotations(deployment: &Deployment, set: Option<&ReplicaSet>, num
 /// What a ReplicaSet remembers of the Deployment's size.
 pub(super) fn size_annotations(sizes: Sizes) -> [(String, String); 2] {
     let most = sizes.desired.saturating_add(sizes.surge);
-    [(DESIRED.to_owned(), sizes.desired.to_string()), (MAXIMUM.to_owned(), most.to_string())]
+    [
+        (DESIRED.to_owned(), sizes.desired.to_string()),
+        (MAXIMUM.to_owned(), most.to_string()),
+    ]
 }
 
 /// Old, empty ReplicaSets beyond the limit of the history, oldest revision first.
 pub(super) fn forgotten(old: &[ReplicaSet], limit: Option<i32>) -> Vec<&ReplicaSet> {
-    let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else { return Vec::new() };
-    let mut oldest: Vec<&ReplicaSet> = old.iter().filter(|set| set.metadata.deletion_timestamp.is_none()).collect();
+    let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else {
+        return Vec::new();
+    };
+    let mut oldest: Vec<&ReplicaSet> = old
+        .iter()
+        .filter(|set| set.metadata.deletion_timestamp.is_none())
+        .collect();
     oldest.sort_by_key(|set| revision(set));
     let surplus = oldest.len().saturating_sub(limit);
-    oldest.into_iter().take(surplus).filter(|set| is_empty(set)).collect()
+    oldest
+        .into_iter()
+        .take(surplus)
+        .filter(|set| is_empty(set))
+        .collect()
 }
 
 fn is_empty(set: &ReplicaSet) -> bool {
-    let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let (actual, seen) = set.status.as_ref().map_or((0, None), |status| (status.replicas, status.observed_generation));
+    let wanted = set
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1);
+    let (actual, seen) = set.status.as_ref().map_or((0, None), |status| {
+        (status.replicas, status.observed_generation)
+    });
     wanted == 0 && actual == 0 && seen >= set.metadata.generation
 }
 
@@ -151,7 +212,12 @@ mod tests {
         .unwrap()
     }
 
-    const SIZES: Sizes = Sizes { desired: 4, surge: 1, unavailable: 1, recreate: false };
+    const SIZES: Sizes = Sizes {
+        desired: 4,
+        surge: 1,
+        unavailable: 1,
+        recreate: false,
+    };
 
     #[test]
     fn a_new_set_carries_the_hash_everywhere_and_inherits_annotations() {
@@ -162,28 +228,57 @@ mod tests {
         assert_eq!(set.name_any(), format!("web-{hash}"));
         let spec = set.spec.clone().unwrap();
         assert_eq!(spec.selector.match_labels.unwrap()[HASH_LABEL], hash);
-        assert_eq!(spec.template.unwrap().metadata.unwrap().labels.unwrap()[HASH_LABEL], hash);
-        let wanted = [("note", "x"), (DESIRED, "4"), (MAXIMUM, "5"), (REVISION, "3")];
-        let wanted: BTreeMap<String, String> = wanted.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        assert_eq!(
+            spec.template.unwrap().metadata.unwrap().labels.unwrap()[HASH_LABEL],
+            hash
+        );
+        let wanted = [
+            ("note", "x"),
+            (DESIRED, "4"),
+            (MAXIMUM, "5"),
+            (REVISION, "3"),
+        ];
+        let wanted: BTreeMap<String, String> = wanted
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
         assert_eq!(*set.annotations(), wanted);
     }
 
     #[test]
     fn going_back_reuses_the_old_set_with_a_new_number() {
         let deployment = deployment();
-        let sets = sort(deployment.spec.as_ref().unwrap(), vec![set("b", "2", "old", 1), set("a", "1", "new", 0)]);
+        let sets = sort(
+            deployment.spec.as_ref().unwrap(),
+            vec![set("b", "2", "old", 1), set("a", "1", "new", 0)],
+        );
         let new = sets.new.unwrap();
         assert_eq!(new.name_any(), "a");
         let number = next_revision(&sets.old);
         assert_eq!(number, 3);
         let annotations = annotations(&deployment, Some(&new), number, SIZES);
-        assert_eq!((annotations[REVISION].as_str(), annotations[REVISION_HISTORY].as_str()), ("3", "1"));
+        assert_eq!(
+            (
+                annotations[REVISION].as_str(),
+                annotations[REVISION_HISTORY].as_str()
+            ),
+            ("3", "1")
+        );
     }
 
     #[test]
     fn only_empty_sets_beyond_the_limit_are_forgotten() {
-        let old = [set("c", "3", "x", 0), set("a", "1", "y", 0), set("b", "2", "z", 1)];
-        let names = |limit| forgotten(&old, limit).iter().map(|set| set.name_any()).collect::<Vec<_>>();
+        let old = [
+            set("c", "3", "x", 0),
+            set("a", "1", "y", 0),
+            set("b", "2", "z", 1),
+        ];
+        let names = |limit| {
+            forgotten(&old, limit)
+                .iter()
+                .map(|set| set.name_any())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(names(None), Vec::<String>::new());
         assert_eq!(names(Some(2)), ["a"]);
         assert_eq!(names(Some(0)), ["a", "c"]);

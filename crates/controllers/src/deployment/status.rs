@@ -37,24 +37,50 @@ pub(super) fn status(
 ) -> (DeploymentStatus, Option<Duration>) {
     let before = deployment.status.clone().unwrap_or_default();
     let mut status = counts(deployment, new, old, &before);
-    let mut conditions = Conditions { list: before.conditions.clone().unwrap_or_default(), now };
+    let mut conditions = Conditions {
+        list: before.conditions.clone().unwrap_or_default(),
+        now,
+    };
 
     let enough = status.available_replicas.unwrap_or(0) >= sizes.least_available();
     let (state, reason, text) = if enough {
-        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+        (
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        )
     } else {
-        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        (
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        )
     };
     conditions.set(AVAILABLE, state, reason, text.to_owned());
 
-    let again = progress(deployment, sizes, new, &before, &status, happened, &mut conditions);
+    let again = progress(
+        deployment,
+        sizes,
+        new,
+        &before,
+        &status,
+        happened,
+        &mut conditions,
+    );
 
     match [new].into_iter().flatten().chain(old).find_map(failure) {
         Some(failed) => {
             let text = failed.message.clone().unwrap_or_default();
-            conditions.set(FAILURE, &failed.status, failed.reason.as_deref().unwrap_or_default(), text);
+            conditions.set(
+                FAILURE,
+                &failed.status,
+                failed.reason.as_deref().unwrap_or_default(),
+                text,
+            );
         }
-        None => conditions.list.retain(|condition| condition.type_ != FAILURE),
+        None => conditions
+            .list
+            .retain(|condition| condition.type_ != FAILURE),
     }
     status.conditions = Some(conditions.list);
     (status, again)
@@ -67,11 +93,25 @@ pub(super) fn complete(sizes: Sizes, status: &DeploymentStatus) -> bool {
     is(status.updated_replicas) && is(status.replicas) && is(status.available_replicas)
 }
 
-fn counts(deployment: &Deployment, new: Option<&ReplicaSet>, old: &[ReplicaSet], before: &DeploymentStatus) -> DeploymentStatus {
+fn counts(
+    deployment: &Deployment,
+    new: Option<&ReplicaSet>,
+    old: &[ReplicaSet],
+    before: &DeploymentStatus,
+) -> DeploymentStatus {
     let all = || [new].into_iter().flatten().chain(old);
     let of = |set: &ReplicaSet| set.status.clone().unwrap_or_default();
-    let available: i32 = all().map(|set| of(set).available_replicas.unwrap_or(0)).sum();
-    let wanted: i32 = all().map(|set| set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)).sum();
+    let available: i32 = all()
+        .map(|set| of(set).available_replicas.unwrap_or(0))
+        .sum();
+    let wanted: i32 = all()
+        .map(|set| {
+            set.spec
+                .as_ref()
+                .and_then(|spec| spec.replicas)
+                .unwrap_or(1)
+        })
+        .sum();
     let some = |count: i32| (count > 0).then_some(count);
     DeploymentStatus {
         observed_generation: deployment.metadata.generation,
@@ -96,19 +136,51 @@ fn progress(
     conditions: &mut Conditions,
 ) -> Option<Duration> {
     let spec = deployment.spec.as_ref();
-    let Some(deadline) = spec.and_then(|spec| spec.progress_deadline_seconds).filter(|seconds| *seconds != NO_DEADLINE) else {
-        conditions.list.retain(|condition| condition.type_ != PROGRESSING);
+    let Some(deadline) = spec
+        .and_then(|spec| spec.progress_deadline_seconds)
+        .filter(|seconds| *seconds != NO_DEADLINE)
+    else {
+        conditions
+            .list
+            .retain(|condition| condition.type_ != PROGRESSING);
         return None;
     };
-    let name = new.map_or_else(|| format!("Deployment {:?}", deployment.name_any()), |set| format!("ReplicaSet {:?}", set.name_any()));
-    let quoted = new.map(|set| format!("{:?}", set.name_any())).unwrap_or_default();
+    let name = new.map_or_else(
+        || format!("Deployment {:?}", deployment.name_any()),
+        |set| format!("ReplicaSet {:?}", set.name_any()),
+    );
+    let quoted = new
+        .map(|set| format!("{:?}", set.name_any()))
+        .unwrap_or_default();
     match happened {
-        Happened::Created => conditions.set(PROGRESSING, "True", "NewReplicaSetCreated", format!("Created new replica set {quoted}")),
-        Happened::Failed(text) => conditions.set(PROGRESSING, "False", "ReplicaSetCreateError", text),
-        Happened::Paused => conditions.set(PROGRESSING, "Unknown", "DeploymentPaused", "Deployment is paused".to_owned()),
-        Happened::Resumed => conditions.set(PROGRESSING, "Unknown", "DeploymentResumed", "Deployment is resumed".to_owned()),
+        Happened::Created => conditions.set(
+            PROGRESSING,
+            "True",
+            "NewReplicaSetCreated",
+            format!("Created new replica set {quoted}"),
+        ),
+        Happened::Failed(text) => {
+            conditions.set(PROGRESSING, "False", "ReplicaSetCreateError", text)
+        }
+        Happened::Paused => conditions.set(
+            PROGRESSING,
+            "Unknown",
+            "DeploymentPaused",
+            "Deployment is paused".to_owned(),
+        ),
+        Happened::Resumed => conditions.set(
+            PROGRESSING,
+            "Unknown",
+            "DeploymentResumed",
+            "Deployment is resumed".to_owned(),
+        ),
         Happened::Nothing if new.is_some() && conditions.reason(PROGRESSING).is_none() => {
-            conditions.set(PROGRESSING, "True", "FoundNewReplicaSet", format!("Found new replica set {quoted}"));
+            conditions.set(
+                PROGRESSING,
+                "True",
+                "FoundNewReplicaSet",
+                format!("Found new replica set {quoted}"),
+            );
         }
         Happened::Nothing => {}
     }
@@ -116,21 +188,40 @@ fn progress(
         return None;
     }
     // A finished roll-out stays finished while pods come and go by scaling or by failing.
-    if status.replicas == status.updated_replicas && conditions.reason(PROGRESSING) == Some("NewReplicaSetAvailable") {
+    if status.replicas == status.updated_replicas
+        && conditions.reason(PROGRESSING) == Some("NewReplicaSetAvailable")
+    {
         return None;
     }
     if complete(sizes, status) {
-        conditions.set(PROGRESSING, "True", "NewReplicaSetAvailable", format!("{name} has successfully progressed."));
+        conditions.set(
+            PROGRESSING,
+            "True",
+            "NewReplicaSetAvailable",
+            format!("{name} has successfully progressed."),
+        );
         return None;
     }
     if moved(before, status) {
-        conditions.touch(PROGRESSING, "True", "ReplicaSetUpdated", format!("{name} is progressing."));
+        conditions.touch(
+            PROGRESSING,
+            "True",
+            "ReplicaSetUpdated",
+            format!("{name} is progressing."),
+        );
     }
-    let left = conditions.updated(PROGRESSING).map(|at| SignedDuration::from_secs(deadline.into()) - conditions.now.duration_since(at));
+    let left = conditions
+        .updated(PROGRESSING)
+        .map(|at| SignedDuration::from_secs(deadline.into()) - conditions.now.duration_since(at));
     match left {
         Some(left) if left.is_positive() => Some(left.unsigned_abs() + Duration::from_millis(100)),
         Some(_) if conditions.reason(PROGRESSING) != Some("ReplicaSetCreateError") => {
-            conditions.set(PROGRESSING, "False", "ProgressDeadlineExceeded", format!("{name} has timed out progressing."));
+            conditions.set(
+                PROGRESSING,
+                "False",
+                "ProgressDeadlineExceeded",
+                format!("{name} has timed out progressing."),
+            );
             None
         }
         _ => None,
@@ -148,7 +239,12 @@ fn moved(before: &DeploymentStatus, now: &DeploymentStatus) -> bool {
 }
 
 fn failure(set: &ReplicaSet) -> Option<&k8s_openapi::api::apps::v1::ReplicaSetCondition> {
-    set.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == FAILURE)
+    set.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|condition| condition.type_ == FAILURE)
 }
 
 struct Conditions {
@@ -168,19 +264,28 @@ impl Conditions {
     }
 
     fn updated(&self, kind: &str) -> Option<Timestamp> {
-        self.find(kind)?.last_update_time.as_ref().map(|time| time.0)
+        self.find(kind)?
+            .last_update_time
+            .as_ref()
+            .map(|time| time.0)
     }
 
     /// Sets the condition unless state and reason are as before.
     fn set(&mut self, kind: &str, state: &str, reason: &str, text: String) {
-        if self.find(kind).is_none_or(|old| old.status != state || old.reason.as_deref() != Some(reason)) {
+        if self
+            .find(kind)
+            .is_none_or(|old| old.status != state || old.reason.as_deref() != Some(reason))
+        {
             self.touch(kind, state, reason, text);
         }
     }
 
     /// Sets the condition and its time; the time of transition only if the state is another.
     fn touch(&mut self, kind: &str, state: &str, reason: &str, text: String) {
-        let since = self.find(kind).filter(|old| old.status == state).and_then(|old| old.last_transition_time.clone());
+        let since = self
+            .find(kind)
+            .filter(|old| old.status == state)
+            .and_then(|old| old.last_transition_time.clone());
         let condition = DeploymentCondition {
             type_: kind.to_owned(),
             status: state.to_owned(),
@@ -202,7 +307,12 @@ mod tests {
 
     use super::*;
 
-    const SIZES: Sizes = Sizes { desired: 2, surge: 1, unavailable: 0, recreate: false };
+    const SIZES: Sizes = Sizes {
+        desired: 2,
+        surge: 1,
+        unavailable: 0,
+        recreate: false,
+    };
 
     fn now(minute: u8) -> Timestamp {
         format!("2026-01-01T00:{minute:02}:00Z").parse().unwrap()
@@ -229,39 +339,115 @@ mod tests {
 
     fn shown(status: &DeploymentStatus) -> String {
         let conditions = status.conditions.iter().flatten();
-        let texts = conditions.map(|c| format!("{}={} {}", c.type_, c.status, c.reason.as_deref().unwrap_or_default()));
+        let texts = conditions.map(|c| {
+            format!(
+                "{}={} {}",
+                c.type_,
+                c.status,
+                c.reason.as_deref().unwrap_or_default()
+            )
+        });
         texts.collect::<Vec<_>>().join("; ")
     }
 
     #[test]
     fn a_roll_out_from_creation_to_its_end() {
-        let (first, again) =
-            status(&deployment(DeploymentStatus::default()), SIZES, Some(&set(0, 0)), &[], Happened::Created, now(0));
-        assert_eq!(shown(&first), "Available=False MinimumReplicasUnavailable; Progressing=True NewReplicaSetCreated");
+        let (first, again) = status(
+            &deployment(DeploymentStatus::default()),
+            SIZES,
+            Some(&set(0, 0)),
+            &[],
+            Happened::Created,
+            now(0),
+        );
+        assert_eq!(
+            shown(&first),
+            "Available=False MinimumReplicasUnavailable; Progressing=True NewReplicaSetCreated"
+        );
         assert!(again.is_some_and(|pause| pause > Duration::from_secs(599)));
         assert_eq!(first.observed_generation, Some(2));
 
-        let (second, _) = status(&deployment(first), SIZES, Some(&set(2, 1)), &[], Happened::Nothing, now(1));
-        assert_eq!(shown(&second), "Available=False MinimumReplicasUnavailable; Progressing=True ReplicaSetUpdated");
-        assert_eq!((second.replicas, second.unavailable_replicas), (Some(2), Some(1)));
+        let (second, _) = status(
+            &deployment(first),
+            SIZES,
+            Some(&set(2, 1)),
+            &[],
+            Happened::Nothing,
+            now(1),
+        );
+        assert_eq!(
+            shown(&second),
+            "Available=False MinimumReplicasUnavailable; Progressing=True ReplicaSetUpdated"
+        );
+        assert_eq!(
+            (second.replicas, second.unavailable_replicas),
+            (Some(2), Some(1))
+        );
 
-        let (done, again) = status(&deployment(second), SIZES, Some(&set(2, 2)), &[], Happened::Nothing, now(2));
-        assert_eq!(shown(&done), "Available=True MinimumReplicasAvailable; Progressing=True NewReplicaSetAvailable");
+        let (done, again) = status(
+            &deployment(second),
+            SIZES,
+            Some(&set(2, 2)),
+            &[],
+            Happened::Nothing,
+            now(2),
+        );
+        assert_eq!(
+            shown(&done),
+            "Available=True MinimumReplicasAvailable; Progressing=True NewReplicaSetAvailable"
+        );
         assert_eq!(again, None);
-        let text = done.conditions.as_ref().unwrap()[1].message.clone().unwrap();
+        let text = done.conditions.as_ref().unwrap()[1]
+            .message
+            .clone()
+            .unwrap();
         assert_eq!(text, "ReplicaSet \"web-x\" has successfully progressed.");
     }
 
     #[test]
     fn without_progress_the_deadline_passes() {
-        let (first, _) = status(&deployment(DeploymentStatus::default()), SIZES, Some(&set(2, 0)), &[], Happened::Created, now(0));
-        let (waiting, again) = status(&deployment(first), SIZES, Some(&set(2, 0)), &[], Happened::Nothing, now(9));
+        let (first, _) = status(
+            &deployment(DeploymentStatus::default()),
+            SIZES,
+            Some(&set(2, 0)),
+            &[],
+            Happened::Created,
+            now(0),
+        );
+        let (waiting, again) = status(
+            &deployment(first),
+            SIZES,
+            Some(&set(2, 0)),
+            &[],
+            Happened::Nothing,
+            now(9),
+        );
         assert!(again.is_some());
-        let (late, again) = status(&deployment(waiting), SIZES, Some(&set(2, 0)), &[], Happened::Nothing, now(11));
-        assert_eq!(shown(&late), "Available=False MinimumReplicasUnavailable; Progressing=False ProgressDeadlineExceeded");
+        let (late, again) = status(
+            &deployment(waiting),
+            SIZES,
+            Some(&set(2, 0)),
+            &[],
+            Happened::Nothing,
+            now(11),
+        );
+        assert_eq!(
+            shown(&late),
+            "Available=False MinimumReplicasUnavailable; Progressing=False ProgressDeadlineExceeded"
+        );
         assert_eq!(again, None);
-        let (mended, _) = status(&deployment(late), SIZES, Some(&set(2, 2)), &[], Happened::Nothing, now(12));
-        assert_eq!(shown(&mended), "Available=True MinimumReplicasAvailable; Progressing=True NewReplicaSetAvailable");
+        let (mended, _) = status(
+            &deployment(late),
+            SIZES,
+            Some(&set(2, 2)),
+            &[],
+            Happened::Nothing,
+            now(12),
+        );
+        assert_eq!(
+            shown(&mended),
+            "Available=True MinimumReplicasAvailable; Progressing=True NewReplicaSetAvailable"
+        );
     }
 
     #[test]
@@ -270,7 +456,18 @@ mod tests {
         failing.status = serde_json::from_value(json!({"replicas": 0,
             "conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "no"}]}))
         .unwrap();
-        let (seen, _) = status(&deployment(DeploymentStatus::default()), SIZES, Some(&failing), &[], Happened::Created, now(0));
-        assert!(shown(&seen).ends_with("ReplicaFailure=True FailedCreate"), "{}", shown(&seen));
+        let (seen, _) = status(
+            &deployment(DeploymentStatus::default()),
+            SIZES,
+            Some(&failing),
+            &[],
+            Happened::Created,
+            now(0),
+        );
+        assert!(
+            shown(&seen).ends_with("ReplicaFailure=True FailedCreate"),
+            "{}",
+            shown(&seen)
+        );
     }
 }

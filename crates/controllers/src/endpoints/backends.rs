@@ -44,7 +44,12 @@ impl Family {
 /// The families of a Service, the primary one first.
 pub(super) fn families(service: &Service) -> Vec<Family> {
     let spec = service.spec.as_ref();
-    let named: Vec<Family> = spec.and_then(|s| s.ip_families.as_ref()).into_iter().flatten().filter_map(|f| Family::parse(f)).collect();
+    let named: Vec<Family> = spec
+        .and_then(|s| s.ip_families.as_ref())
+        .into_iter()
+        .flatten()
+        .filter_map(|f| Family::parse(f))
+        .collect();
     if !named.is_empty() {
         return named;
     }
@@ -55,8 +60,16 @@ pub(super) fn families(service: &Service) -> Vec<Family> {
 /// The pod's address in the family.
 pub(super) fn address(pod: &Pod, family: Family) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let listed = status.pod_ips.as_ref().into_iter().flatten().filter_map(|ip| ip_of(ip));
-    listed.chain(status.pod_ip.as_deref()).find(|ip| Family::of(ip) == Some(family)).map(str::to_owned)
+    let listed = status
+        .pod_ips
+        .as_ref()
+        .into_iter()
+        .flatten()
+        .filter_map(|ip| ip_of(ip));
+    listed
+        .chain(status.pod_ip.as_deref())
+        .find(|ip| Family::of(ip) == Some(family))
+        .map(str::to_owned)
 }
 
 fn ip_of(ip: &k8s_openapi::api::core::v1::PodIP) -> Option<&str> {
@@ -80,12 +93,20 @@ pub(super) fn state(pod: &Pod, publish_not_ready: bool) -> Option<State> {
     }
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let serving = is_ready(pod);
-    Some(State { ready: publish_not_ready || (serving && !terminating), serving, terminating })
+    Some(State {
+        ready: publish_not_ready || (serving && !terminating),
+        serving,
+        terminating,
+    })
 }
 
 /// Not ended, or to be started again.
 fn may_run(pod: &Pod) -> bool {
-    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+    let policy = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.restart_policy.as_deref())
+        .unwrap_or("Always");
     match phase(pod) {
         "Failed" => policy == "OnFailure" || policy == "Always",
         "Succeeded" => policy == "Always",
@@ -97,7 +118,9 @@ fn may_run(pod: &Pod) -> bool {
 pub(super) fn hostname(pod: &Pod, service: &Service) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let within = spec.subdomain.as_deref() == service.metadata.name.as_deref();
-    spec.hostname.clone().filter(|hostname| within && !hostname.is_empty())
+    spec.hostname
+        .clone()
+        .filter(|hostname| within && !hostname.is_empty())
 }
 
 /// The number of the pod's port that the Service's port leads to.
@@ -108,8 +131,14 @@ pub(super) fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
         Some(IntOrString::Int(number)) => Some(*number),
         Some(IntOrString::String(name)) => {
             let spec = pod.spec.as_ref()?;
-            let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
-            let named = ports.filter(|p| p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
+            let ports = spec
+                .containers
+                .iter()
+                .flat_map(|container| container.ports.iter().flatten());
+            let named = ports.filter(|p| {
+                p.name.as_deref() == Some(name)
+                    && p.protocol.as_deref().unwrap_or("TCP") == protocol
+            });
             named.map(|port| port.container_port).next()
         }
     }

@@ -48,7 +48,9 @@ pub(super) enum Verdict {
     /// Owners that are gone are to be taken out of its references.
     Forget(Vec<String>),
     /// Delete it; in the foreground if its own dependents must go first.
-    Delete { foreground: bool },
+    Delete {
+        foreground: bool,
+    },
 }
 
 // === impl Node ===
@@ -57,7 +59,10 @@ impl Node {
     pub fn new(kind: Arc<Kind>, meta: &ObjectMeta) -> Self {
         Self {
             kind,
-            key: Key::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default()),
+            key: Key::new(
+                meta.namespace.clone().unwrap_or_default(),
+                meta.name.clone().unwrap_or_default(),
+            ),
             uid: meta.uid.clone().unwrap_or_default(),
             owners: meta.owner_references.clone().unwrap_or_default(),
             deleting: meta.deletion_timestamp.is_some(),
@@ -67,7 +72,11 @@ impl Node {
 
     /// On its way out, but only after its dependents.
     pub fn waits(&self) -> bool {
-        self.deleting && self.finalizers.iter().any(|finalizer| finalizer == FOREGROUND)
+        self.deleting
+            && self
+                .finalizers
+                .iter()
+                .any(|finalizer| finalizer == FOREGROUND)
     }
 
     /// On its way out, after its dependents were told to forget it.
@@ -77,7 +86,9 @@ impl Node {
 
     /// Whether the owner may not go before this one.
     pub fn blocks(&self, owner: &str) -> bool {
-        self.owners.iter().any(|reference| reference.uid == owner && reference.block_owner_deletion == Some(true))
+        self.owners
+            .iter()
+            .any(|reference| reference.uid == owner && reference.block_owner_deletion == Some(true))
     }
 }
 
@@ -90,7 +101,9 @@ impl Graph {
 
     pub fn dependents(&self, uid: &str) -> Vec<Node> {
         let uids = self.dependents.get(uid).into_iter().flatten();
-        uids.filter_map(|uid| self.nodes.get(uid)).cloned().collect()
+        uids.filter_map(|uid| self.nodes.get(uid))
+            .cloned()
+            .collect()
     }
 
     /// Takes an object in as it is now; says whose verdict may be another than before.
@@ -98,7 +111,10 @@ impl Graph {
         let uid = node.uid.clone();
         self.unlink(&uid);
         for owner in &node.owners {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
+            self.dependents
+                .entry(owner.uid.clone())
+                .or_default()
+                .insert(uid.clone());
         }
         let mut touched = Vec::new();
         if node.waits() {
@@ -114,15 +130,28 @@ impl Graph {
     /// Takes an object out that is gone; says whose verdict may be another than before.
     pub fn remove(&mut self, uid: &str) -> Vec<String> {
         self.unlink(uid);
-        let mut touched: Vec<String> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
+        let mut touched: Vec<String> = self
+            .dependents
+            .get(uid)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
         if let Some(node) = self.nodes.remove(uid) {
-            touched.extend(node.owners.into_iter().map(|owner| owner.uid).filter(|owner| self.nodes.contains_key(owner)));
+            touched.extend(
+                node.owners
+                    .into_iter()
+                    .map(|owner| owner.uid)
+                    .filter(|owner| self.nodes.contains_key(owner)),
+            );
         }
         touched
     }
 
     fn unlink(&mut self, uid: &str) {
-        let Some(before) = self.nodes.get(uid) else { return };
+        let Some(before) = self.nodes.get(uid) else {
+            return;
+        };
         for owner in &before.owners {
             if let Some(dependents) = self.dependents.get_mut(&owner.uid) {
                 dependents.remove(uid);
@@ -140,11 +169,21 @@ pub(super) fn judge(node: &Node, owners: &[Owner], has_dependents: bool) -> Verd
         return Verdict::Keep;
     }
     if owners.contains(&Owner::Stands) {
-        let gone = node.owners.iter().zip(owners).filter(|(_, owner)| **owner != Owner::Stands);
+        let gone = node
+            .owners
+            .iter()
+            .zip(owners)
+            .filter(|(_, owner)| **owner != Owner::Stands);
         let gone: Vec<String> = gone.map(|(reference, _)| reference.uid.clone()).collect();
-        return if gone.is_empty() { Verdict::Keep } else { Verdict::Forget(gone) };
+        return if gone.is_empty() {
+            Verdict::Keep
+        } else {
+            Verdict::Forget(gone)
+        };
     }
-    Verdict::Delete { foreground: has_dependents && owners.contains(&Owner::Waits) }
+    Verdict::Delete {
+        foreground: has_dependents && owners.contains(&Owner::Waits),
+    }
 }
 
 #[cfg(test)]
@@ -161,7 +200,12 @@ mod tests {
             kind: "ConfigMap".to_owned(),
             plural: "configmaps".to_owned(),
         };
-        let kind = Kind { resource, namespaced: true, watchable: true, delete_collection: true };
+        let kind = Kind {
+            resource,
+            namespaced: true,
+            watchable: true,
+            delete_collection: true,
+        };
         let owners = owners.iter().map(|uid| OwnerReference {
             uid: (*uid).to_owned(),
             block_owner_deletion: Some(true),
@@ -194,9 +238,16 @@ mod tests {
             (&["a", "b"], &[Absent, Waits], true, delete(true)),
         ];
         for (owners, states, has_dependents, wanted) in cases {
-            assert_eq!(judge(&node("x", owners, false, &[]), states, has_dependents), wanted, "{owners:?} {states:?}");
+            assert_eq!(
+                judge(&node("x", owners, false, &[]), states, has_dependents),
+                wanted,
+                "{owners:?} {states:?}"
+            );
         }
-        assert_eq!(judge(&node("x", &["a"], true, &[]), &[Absent], false), Verdict::Keep);
+        assert_eq!(
+            judge(&node("x", &["a"], true, &[]), &[Absent], false),
+            Verdict::Keep
+        );
     }
 
     #[test]
@@ -204,7 +255,10 @@ mod tests {
         let mut graph = Graph::default();
         graph.put(node("owner", &[], false, &[]));
         assert_eq!(graph.put(node("child", &["owner"], false, &[])), ["child"]);
-        assert_eq!(graph.put(node("owner", &[], true, &[FOREGROUND])), ["child", "owner"]);
+        assert_eq!(
+            graph.put(node("owner", &[], true, &[FOREGROUND])),
+            ["child", "owner"]
+        );
         assert_eq!(graph.remove("child"), ["owner"]);
         graph.put(node("child", &["owner"], false, &[]));
         assert_eq!(graph.remove("owner"), ["child"]);

@@ -34,9 +34,20 @@ pub(super) fn step(wanted: i32, mine: &[Pod], burst: usize) -> Step {
             for node in active.iter().filter_map(|pod| node(pod)) {
                 *on_node.entry(node).or_default() += 1;
             }
-            let rank = |pod: &Pod| node(pod).and_then(|node| on_node.get(node)).copied().unwrap_or(0);
+            let rank = |pod: &Pod| {
+                node(pod)
+                    .and_then(|node| on_node.get(node))
+                    .copied()
+                    .unwrap_or(0)
+            };
             active.sort_by(|a, b| cheaper(a, b, rank(a), rank(b)));
-            Step::Delete(active.iter().take(surplus).map(|pod| (pod.name_any(), pod.uid().unwrap_or_default())).collect())
+            Step::Delete(
+                active
+                    .iter()
+                    .take(surplus)
+                    .map(|pod| (pod.name_any(), pod.uid().unwrap_or_default()))
+                    .collect(),
+            )
         }
     }
 }
@@ -54,7 +65,11 @@ fn cheaper(a: &Pod, b: &Pod, rank_a: usize, rank_b: usize) -> Ordering {
 }
 
 fn node(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+    pod.spec
+        .as_ref()?
+        .node_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
 }
 
 fn phase_rank(pod: &Pod) -> u8 {
@@ -66,12 +81,23 @@ fn phase_rank(pod: &Pod) -> u8 {
 }
 
 fn cost(pod: &Pod) -> i32 {
-    pod.annotations().get(DELETION_COST).and_then(|cost| cost.parse().ok()).unwrap_or(0)
+    pod.annotations()
+        .get(DELETION_COST)
+        .and_then(|cost| cost.parse().ok())
+        .unwrap_or(0)
 }
 
 fn restarts(pod: &Pod) -> i32 {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    statuses.iter().map(|status| status.restart_count).max().unwrap_or(0)
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default();
+    statuses
+        .iter()
+        .map(|status| status.restart_count)
+        .max()
+        .unwrap_or(0)
 }
 
 fn created(pod: &Pod) -> Option<Timestamp> {
@@ -85,10 +111,19 @@ mod tests {
     use super::*;
 
     /// name, node, phase, ready since, restarts, created at (minutes)
-    fn pod(name: &str, node: &str, phase: &str, ready: Option<u8>, restarts: i32, created: u8) -> Pod {
+    fn pod(
+        name: &str,
+        node: &str,
+        phase: &str,
+        ready: Option<u8>,
+        restarts: i32,
+        created: u8,
+    ) -> Pod {
         let time = |minute: u8| format!("2026-01-01T00:{minute:02}:00Z");
-        let conditions: Vec<Value> =
-            ready.iter().map(|m| json!({"type": "Ready", "status": "True", "lastTransitionTime": time(*m)})).collect();
+        let conditions: Vec<Value> = ready
+            .iter()
+            .map(|m| json!({"type": "Ready", "status": "True", "lastTransitionTime": time(*m)}))
+            .collect();
         serde_json::from_value(json!({
             "metadata": {"name": name, "uid": name, "creationTimestamp": time(created)},
             "spec": {"nodeName": node, "containers": []},
@@ -100,8 +135,16 @@ mod tests {
 
     #[test]
     fn steps_by_count() {
-        let two = [pod("a", "n", "Running", Some(1), 0, 1), pod("b", "n", "Running", Some(1), 0, 2)];
-        let cases = [(2, Step::Nothing), (5, Step::Create(3)), (100, Step::Create(10)), (0, Step::Delete(vec![]))];
+        let two = [
+            pod("a", "n", "Running", Some(1), 0, 1),
+            pod("b", "n", "Running", Some(1), 0, 2),
+        ];
+        let cases = [
+            (2, Step::Nothing),
+            (5, Step::Create(3)),
+            (100, Step::Create(10)),
+            (0, Step::Delete(vec![])),
+        ];
         for (wanted, expected) in cases {
             match (step(wanted, &two, 10), expected) {
                 (Step::Delete(names), Step::Delete(_)) => assert_eq!(names.len(), 2),
@@ -114,7 +157,11 @@ mod tests {
     fn finished_and_terminating_pods_do_not_count() {
         let mut going = pod("a", "n", "Running", Some(1), 0, 1);
         going.metadata.deletion_timestamp = going.metadata.creation_timestamp.clone();
-        let pods = [going, pod("b", "n", "Failed", None, 0, 1), pod("c", "n", "Succeeded", None, 0, 1)];
+        let pods = [
+            going,
+            pod("b", "n", "Failed", None, 0, 1),
+            pod("c", "n", "Succeeded", None, 0, 1),
+        ];
         assert_eq!(step(1, &pods, 10), Step::Create(1));
     }
 
@@ -128,13 +175,20 @@ mod tests {
             ("pending", pod("go", "n", "Pending", None, 0, 1)),
             ("not ready", pod("go", "n", "Running", None, 0, 1)),
             ("lower deletion cost", cheap),
-            ("ready for less time", pod("go", "n", "Running", Some(6), 0, 1)),
+            (
+                "ready for less time",
+                pod("go", "n", "Running", Some(6), 0, 1),
+            ),
             ("more restarts", pod("go", "n", "Running", Some(5), 2, 1)),
             ("younger", pod("go", "n", "Running", Some(5), 0, 6)),
         ];
         for (why, victim) in cases {
             let pods = [best(), victim];
-            assert_eq!(step(1, &pods, 10), Step::Delete(vec![("go".into(), "go".into())]), "{why}");
+            assert_eq!(
+                step(1, &pods, 10),
+                Step::Delete(vec![("go".into(), "go".into())]),
+                "{why}"
+            );
         }
     }
 }
