@@ -138,11 +138,17 @@ where
     let mut known: HashSet<Key> = HashSet::new();
     let mut listed: HashSet<Key> = HashSet::new();
     let mut pause = FIRST_PAUSE;
+    let mut failing = None;
     while let Some(event) = events.next().await {
         let mut changes = Vec::new();
         match event {
             Err(error) => {
-                tracing::warn!(kind = ?kind, %error, "informer, trying again");
+                let reason = reason(&error);
+                // Told once: before osm-bootstrap has made the kinds, every try fails.
+                if failing.as_ref() != Some(&reason) {
+                    tracing::warn!(kind = ?kind, reason, "informer, trying again");
+                    failing = Some(reason);
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;
@@ -176,12 +182,25 @@ where
             }
         }
         pause = FIRST_PAUSE;
+        failing = None;
         for change in changes {
             if sender.send(change).await.is_err() {
                 return;
             }
         }
     }
+}
+
+/// The API server's words, or the error's own chain.
+fn reason(error: &watcher::Error) -> String {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+            return status.message.clone();
+        }
+        source = error.source();
+    }
+    error.to_string()
 }
 
 fn key<K: Resource>(object: &K) -> Key {

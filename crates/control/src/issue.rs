@@ -25,7 +25,7 @@ const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 /// Time for one TokenReview.
 const REVIEW_DEADLINE: Duration = Duration::from_secs(5);
 
-/// TokenReviews and signatures at a time: a storm of new pods queues here and not at the API server.
+/// TokenReviews at a time: a storm of new pods queues here and not at the API server.
 const CONCURRENT: usize = 32;
 
 /// Shortest validity a caller can ask for: below, it would renew for ever.
@@ -161,12 +161,15 @@ impl<R: Review> Issuer<R> {
         token: &str,
         request: &CertificateRequest,
     ) -> Result<Vec<String>, Status> {
-        let _slot = self
-            .slots
-            .acquire()
-            .await
-            .map_err(|_| Status::unavailable("ending"))?;
-        let account = self.review.review(token).await?;
+        let account = {
+            // Not held while waiting below: callers without a pod must not keep others out.
+            let _slot = self
+                .slots
+                .acquire()
+                .await
+                .map_err(|_| Status::unavailable("ending"))?;
+            self.review.review(token).await?
+        };
         let identity = Identity::new(&self.trust_domain, &account.name, &account.namespace)
             .map_err(|error| Status::permission_denied(error.to_string()))?;
         // Only pods of the mesh get a certificate: a namespace that left it gets no new ones.
