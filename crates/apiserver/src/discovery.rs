@@ -11,10 +11,11 @@ use crate::request::{self, Answer, Call, Route};
 use crate::status::{Failure, Outcome};
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const CUSTOM_VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Resources that are questions and no stored kinds: group, plural, kind, namespaced.
-const REVIEWS: [(&str, &str, &str, bool); 6] = [
+pub const REVIEWS: [(&str, &str, &str, bool); 6] = [
     ("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview", false),
     ("authentication.k8s.io", "tokenreviews", "TokenReview", false),
     ("authorization.k8s.io", "localsubjectaccessreviews", "LocalSubjectAccessReview", true),
@@ -94,8 +95,9 @@ fn group(name: &str, versions: &[String]) -> Value {
 }
 
 fn verbs(kind: &Kind) -> Vec<&'static str> {
-    let _ = kind;
-    VERBS.to_vec()
+    let collection = !kind.is("", "namespaces");
+    let order = if kind.custom.is_some() { CUSTOM_VERBS } else { VERBS };
+    order.into_iter().filter(|v| collection || *v != "deletecollection").collect()
 }
 
 /// Verbs and the kind of a subresource.

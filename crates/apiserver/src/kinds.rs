@@ -236,6 +236,12 @@ impl Catalogue {
         self.kinds.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
     }
 
+    /// Whether the group is served in that version.
+    pub fn has_version(&self, group: &str, version: &str) -> bool {
+        let first = (group.to_owned(), version.to_owned(), String::new());
+        self.kinds.range(first..).next().is_some_and(|((g, v, _), _)| g == group && v == version)
+    }
+
     /// All, sorted by group, version, plural.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Kind>> {
         self.kinds.values()

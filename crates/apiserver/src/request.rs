@@ -28,6 +28,12 @@ impl Query {
         Self(pairs.collect())
     }
 
+    /// Sets a parameter.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.0.retain(|(k, _)| k != key);
+        self.0.push((key.to_owned(), value.to_owned()));
+    }
+
     /// The first value of a parameter.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
@@ -233,7 +239,11 @@ impl Call {
                 "All" => dry = true,
                 "" => {}
                 other => {
-                    let cause = crate::status::Cause::unsupported("dryRun", &Value::from(other), &["All".to_owned()]);
+                    let cause = crate::status::Cause {
+                        reason: "FieldValueNotSupported",
+                        message: format!("Unsupported value: []string{{{other:?}}}: supported values: \"All\""),
+                        field: "dryRun".to_owned(),
+                    };
                     return Err(Failure::invalid("meta.k8s.io", "CreateOptions", "", vec![cause]));
                 }
             }
@@ -246,6 +256,11 @@ impl Call {
 pub fn json(status: StatusCode, value: &Value) -> Answer {
     let bytes = serde_json::to_vec(value).unwrap_or_default();
     bytes_answer(status, "application/json", Bytes::from(bytes))
+}
+
+/// No body.
+pub fn empty() -> Body {
+    Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A plain answer.

@@ -31,7 +31,8 @@ impl LabelSelector {
             if part.is_empty() {
                 continue;
             }
-            requirements.push(requirement(part).ok_or_else(|| fail(&format!("found '{part}', expected a label requirement")))?);
+            let parsed = requirement(part).filter(values_are_labels);
+            requirements.push(parsed.ok_or_else(|| fail(&format!("found '{part}', expected a label requirement")))?);
         }
         Ok(Self { requirements })
     }
@@ -124,6 +125,15 @@ fn requirement(part: &str) -> Option<Requirement> {
         return Some(Requirement::Less(label_key(key.trim())?, value.trim().parse().ok()?));
     }
     label_key(part).map(Requirement::Exists)
+}
+
+fn values_are_labels(requirement: &Requirement) -> bool {
+    match requirement {
+        Requirement::In(_, values) | Requirement::NotIn(_, values) => {
+            values.iter().all(|v| crate::object::label_value_problem(v).is_none())
+        }
+        _ => true,
+    }
 }
 
 fn label_key(key: &str) -> Option<String> {

@@ -104,6 +104,10 @@ async fn answer(server: Arc<Server>, peer: Arc<Option<User>>, request: Request<I
         Ok(answer) => answer,
         Err(failure) => request::failure(&failure),
     };
+    if method == http::Method::HEAD {
+        // HTTP/2 resets a stream whose answer to HEAD has a body.
+        *answer.body_mut() = request::empty();
+    }
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
     if let Ok(id) = header::HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
@@ -128,6 +132,7 @@ async fn respond(server: Arc<Server>, peer: Option<&User>, mut request: Request<
     let streams = upgrade.is_some()
         || query.flag("watch")
         || query.flag("follow")
+        || parts.uri.path().contains("/watch/")
         || parts.uri.path().contains("/proxy");
     let call = Call {
         method: parts.method,

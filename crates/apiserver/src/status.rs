@@ -87,6 +87,8 @@ pub struct Failure {
     pub retry_after: Option<u32>,
 }
 
+const NO_SUCH_PATH: &str = "the server could not find the requested resource";
+
 /// Result of anything that answers a request.
 pub type Outcome<T> = Result<T, Failure>;
 
@@ -129,7 +131,7 @@ impl Failure {
 
     /// 404 for a path.
     pub fn no_such_path() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        Self::new(404, "NotFound", NO_SUCH_PATH)
     }
 
     /// 409 on create.
@@ -199,8 +201,11 @@ impl Failure {
     pub fn body(&self) -> Value {
         let mut body = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            body["reason"] = json!(self.reason);
+        }
         let mut details = serde_json::Map::new();
         for (key, value) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind)] {
             if !value.is_empty() {
@@ -213,7 +218,7 @@ impl Failure {
         if let Some(seconds) = self.retry_after {
             details.insert("retryAfterSeconds".to_owned(), json!(seconds));
         }
-        if !details.is_empty() {
+        if !details.is_empty() || self.message == NO_SUCH_PATH {
             body["details"] = Value::Object(details);
         }
         body

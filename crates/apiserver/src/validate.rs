@@ -57,7 +57,14 @@ fn builtin(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
     match (kind.group.as_str(), kind.plural.as_str()) {
         ("", "pods") => pod_spec(&value["spec"], "spec", causes),
         ("", "services") => service(value, causes),
-        ("", "configmaps" | "secrets") => keys(value, causes),
+        ("", "configmaps") => {
+            keys(value, causes);
+            duplicate_keys(value, causes);
+        }
+        ("", "secrets") => {
+            keys(value, causes);
+            secret_type(value, causes);
+        }
         ("apps" | "batch", "deployments" | "replicasets" | "statefulsets" | "daemonsets" | "jobs") => {
             workload(kind, value, causes);
         }
@@ -84,6 +91,30 @@ fn keys(value: &Value, causes: &mut Vec<Cause>) {
                 let detail = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
                 causes.push(Cause::invalid(format!("{field}[{key}]"), &json!(key), detail));
             }
+        }
+    }
+}
+
+fn duplicate_keys(value: &Value, causes: &mut Vec<Cause>) {
+    for key in value["data"].as_object().into_iter().flatten().map(|(k, _)| k) {
+        if value["binaryData"].get(key).is_some() {
+            causes.push(Cause::invalid(format!("data[{key}]"), &json!(key), "duplicate of key present in binaryData"));
+        }
+    }
+}
+
+/// Secrets of a known type have the keys of that type.
+fn secret_type(value: &Value, causes: &mut Vec<Cause>) {
+    let needed: &[&str] = match text(value, "/type") {
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        _ => &[],
+    };
+    for key in needed {
+        if value["data"].get(*key).is_none() {
+            causes.push(Cause::required(format!("data[{key}]"), ""));
         }
     }
 }
@@ -141,10 +172,10 @@ fn workload(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
     if let Some(replicas) = spec["replicas"].as_i64().filter(|r| *r < 0) {
         causes.push(Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0"));
     }
+    let selector = LabelSelector::from_object(&spec["selector"]);
     if !spec["selector"].is_object() {
         causes.push(Cause::required("spec.selector", ""));
     } else {
-        let selector = LabelSelector::from_object(&spec["selector"]);
         if selector.is_empty() {
             let detail = format!("empty selector is invalid for {}", kind.kind.to_lowercase());
             causes.push(Cause::invalid("spec.selector", &spec["selector"], &detail));

@@ -213,7 +213,16 @@ impl Watch {
             (true, false) => "DELETED",
             (false, false) => return None,
         };
-        let object = self.render(&event.object);
+        // What leaves the selection is shown as it was while in it, at the revision of its leaving.
+        let left = event.previous.as_ref().filter(|_| kind == "DELETED" && event.change == Change::Modified);
+        let object = match left {
+            Some(previous) => {
+                let mut previous = (**previous).clone();
+                object::metadata(&mut previous).insert("resourceVersion".to_owned(), json!(event.revision.to_string()));
+                self.render(&Arc::new(previous))
+            }
+            None => self.render(&event.object),
+        };
         Some(line(kind, &object))
     }
 }

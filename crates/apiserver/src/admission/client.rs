@@ -36,7 +36,7 @@ struct Destination {
 /// Posts a review and returns the answer.
 pub async fn call(server: &Server, webhook: &Value, review: &Value) -> Result<Value, CallError> {
     let seconds = webhook["timeoutSeconds"].as_u64().unwrap_or(10).clamp(1, 30);
-    let destination = resolve(server, &webhook["clientConfig"])?;
+    let destination = resolve(server, &webhook["clientConfig"], seconds)?;
     let separator = if destination.path.contains('?') { '&' } else { '?' };
     let url = format!("{}{separator}timeout={seconds}s", destination.url);
     let path = format!("{}{separator}timeout={seconds}s", destination.path);
@@ -46,7 +46,7 @@ pub async fn call(server: &Server, webhook: &Value, review: &Value) -> Result<Va
     outcome.map_err(|e| CallError(format!("failed to call webhook: Post {url:?}: {e}")))
 }
 
-fn resolve(server: &Server, config: &Value) -> Result<Destination, CallError> {
+fn resolve(server: &Server, config: &Value, seconds: u64) -> Result<Destination, CallError> {
     if let Some(url) = config["url"].as_str() {
         let uri: http::Uri = url.parse().map_err(|e| CallError(format!("failed to call webhook: parse {url:?}: {e}")))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -61,7 +61,7 @@ fn resolve(server: &Server, config: &Value) -> Result<Destination, CallError> {
     let host = format!("{name}.{namespace}.svc");
     let url = format!("https://{host}:{port}{path}");
     let address = endpoint(server, namespace, name, port)
-        .map_err(|e| CallError(format!("failed to call webhook: Post {:?}: {e}", format!("{url}?timeout=10s"))))?;
+        .map_err(|e| CallError(format!("failed to call webhook: Post {:?}: {e}", format!("{url}?timeout={seconds}s"))))?;
     Ok(Destination { url, host, port, path, address: Some(address) })
 }
 

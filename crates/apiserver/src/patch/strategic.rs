@@ -50,6 +50,9 @@ impl<'a> Merge<'a> {
         if let Some(keep) = patch.get(RETAIN).and_then(Value::as_array) {
             map.retain(|name, _| keep.iter().any(|k| k.as_str() == Some(name)));
         }
+        let ordered: Vec<&str> = patch.keys().filter_map(|k| k.strip_prefix(ORDER)).collect();
+        let before: Map<String, Value> =
+            ordered.iter().filter_map(|l| map.get(*l).map(|v| ((*l).to_owned(), v.clone()))).collect();
         for (name, value) in patch {
             if name == PATCH || name == RETAIN || name.starts_with(ORDER) {
                 continue;
@@ -60,13 +63,19 @@ impl<'a> Merge<'a> {
                 }
                 continue;
             }
-            self.member(map, name, value, self.field(schema, name))?;
+            self.member(map, name, value, self.field(schema, name), &ordered)?;
         }
-        self.order(map, patch, schema);
+        for (name, wanted) in patch {
+            let Some(list) = name.strip_prefix(ORDER) else { continue };
+            if let (Some(items), Some(wanted)) = (map.get_mut(list).and_then(Value::as_array_mut), wanted.as_array()) {
+                let before = before.get(list).and_then(|v| v.as_array()).cloned().unwrap_or_default();
+                arrange(items, &before, wanted, self.field(schema, list).merge_key);
+            }
+        }
         Ok(())
     }
 
-    fn member(&self, map: &mut Map<String, Value>, name: &str, value: &Value, schema: &Schema) -> Outcome<()> {
+    fn member(&self, map: &mut Map<String, Value>, name: &str, value: &Value, schema: &Schema, ordered: &[&str]) -> Outcome<()> {
         if value.is_null() {
             map.remove(name);
             return Ok(());
@@ -75,7 +84,14 @@ impl<'a> Merge<'a> {
         match (map.get_mut(name), value) {
             (Some(Value::Object(inner)), Value::Object(changes)) => self.objects(inner, changes, resolved),
             (Some(Value::Array(items)), Value::Array(changes)) => match schema.merge_key {
-                Some(key) => self.lists(items, changes, key, schema),
+                Some(key) => {
+                    let before = items.clone();
+                    self.lists(items, changes, key, schema)?;
+                    if !ordered.contains(&name) {
+                        arrange(items, &before, changes, Some(key));
+                    }
+                    Ok(())
+                }
                 None if is_merged_set(name, schema) => {
                     items.extend(changes.iter().filter(|c| !items.contains(c)).cloned().collect::<Vec<_>>());
                     Ok(())
@@ -140,28 +156,29 @@ impl<'a> Merge<'a> {
         }
         Ok(())
     }
+}
 
-    /// Puts the named elements in the order asked for, in the places they occupy; others stay where they are.
-    fn order(&self, map: &mut Map<String, Value>, patch: &Map<String, Value>, schema: &Schema) {
-        for (name, wanted) in patch {
-            let Some(list) = name.strip_prefix(ORDER) else { continue };
-            let (Some(items), Some(wanted)) = (map.get_mut(list).and_then(Value::as_array_mut), wanted.as_array()) else { continue };
-            let key = self.field(schema, list).merge_key;
-            let rank = |item: &Value| {
-                wanted.iter().position(|w| match key {
-                    Some(key) => w.get(key).is_some() && w.get(key) == item.get(key),
-                    None => w == item,
-                })
-            };
-            let places: Vec<usize> = (0..items.len()).filter(|i| items.get(*i).and_then(&rank).is_some()).collect();
-            let mut named: Vec<Value> = places.iter().filter_map(|i| items.get(*i).cloned()).collect();
-            named.sort_by_key(|item| rank(item));
-            for (place, item) in places.into_iter().zip(named) {
-                if let Some(slot) = items.get_mut(place) {
-                    *slot = item;
-                }
+/// Orders a merged list as Kubernetes does: the elements that the patch names come in the patch's order, the others in their
+/// old order, and one of the others goes first only if it stood before the named one that is next.
+fn arrange(items: &mut Vec<Value>, before: &[Value], named: &[Value], key: Option<&str>) {
+    let same = |a: &Value, b: &Value| match key {
+        Some(key) => a.get(key).is_some() && a.get(key) == b.get(key),
+        None => a == b,
+    };
+    let rank = |list: &[Value], item: &Value| list.iter().position(|other| same(other, item));
+    let (mut patched, others): (Vec<Value>, Vec<Value>) = items.drain(..).partition(|item| rank(named, item).is_some());
+    patched.sort_by_key(|item| rank(named, item));
+    let (mut patched, mut others) = (patched.into_iter().peekable(), others.into_iter().peekable());
+    loop {
+        let other_first = match (others.peek(), patched.peek()) {
+            (Some(other), Some(item)) => {
+                matches!((rank(before, other), rank(before, item)), (Some(o), Some(i)) if o < i)
             }
-        }
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (None, None) => return,
+        };
+        items.extend(if other_first { others.next() } else { patched.next() });
     }
 }
 
@@ -195,7 +212,7 @@ mod tests {
         let cases = [
             // Merge one, add one.
             (json!([a, b]), json!([{"name": "a", "image": "2", "env": [{"name": "Y", "value": "2"}]}, {"name": "c", "image": "3"}]),
-             json!([{"name": "a", "image": "2", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}, b, {"name": "c", "image": "3"}])),
+             json!([{"name": "a", "image": "2", "env": [{"name": "Y", "value": "2"}, {"name": "X", "value": "1"}]}, {"name": "c", "image": "3"}, b])),
             // Delete by directive, also of something absent.
             (json!([a, b]), json!([{"name": "a", "$patch": "delete"}, {"name": "z", "$patch": "delete"}]), json!([b])),
             // Replace the whole list.

@@ -17,6 +17,12 @@ pub fn value(call: &Call) -> Outcome<Value> {
     if media_type.contains("protobuf") {
         return protobuf::decode(&call.body).map_err(|e| Failure::bad_request(format!("error decoding protobuf: {e}")));
     }
+    let plain = media_type.split(';').next().unwrap_or_default().trim();
+    // Proxied clients and curl's default are read as JSON, as Kubernetes does without a media type.
+    if !matches!(plain, "" | "application/json" | "application/yaml" | "text/json") {
+        let message = "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+        return Err(Failure::new(415, "UnsupportedMediaType", message));
+    }
     if media_type.contains("yaml") {
         let text = std::str::from_utf8(&call.body).map_err(|e| Failure::bad_request(format!("error decoding YAML: {e}")))?;
         return patch::yaml(text).map_err(|e| Failure::bad_request(format!("error decoding YAML: {e}")));
@@ -44,6 +50,10 @@ pub fn identify(kind: &Kind, value: &mut Value) -> Outcome<()> {
         return Err(Failure::bad_request(format!(
             "the API version in the data ({got_version}) does not match the expected API version ({wanted})"
         )));
+    }
+    if !got_kind.is_empty() && got_kind != kind.kind && kind.custom.is_some() {
+        let cause = crate::status::Cause::invalid("kind", &json!(got_kind), &format!("must be {}", kind.kind));
+        return Err(Failure::invalid(&kind.group, &got_kind, object::name(value), vec![cause]));
     }
     if !got_kind.is_empty() && got_kind != kind.kind {
         return Err(Failure::bad_request(format!(
@@ -80,6 +90,10 @@ pub fn normalise(call: &Call, kind: &Kind, value: &mut Value, warnings: &mut Vec
     if kind.custom.is_some() {
         fill::fill(value, &kind.schema);
     }
+    // Go leaves empty ones out.
+    object::metadata(value).retain(|_, v| {
+        !(v.as_array().is_some_and(Vec::is_empty) || v.as_object().is_some_and(serde_json::Map::is_empty) || v == "")
+    });
     Ok(())
 }
 

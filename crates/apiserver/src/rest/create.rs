@@ -34,7 +34,7 @@ pub async fn make(target: &Target, call: &Call, mut value: Value, warnings: &mut
     let namespace = namespace_of(target, &mut value)?;
     let generate = object::name(&value).is_empty() && !object::text(&value, "/metadata/generateName").is_empty();
     if !object::text(&value, "/metadata/resourceVersion").is_empty() {
-        return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Failure::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
     initialise(target, &mut value);
     for attempt in 1.. {

@@ -177,8 +177,10 @@ fn delete_options(options: &Options) -> Value {
 
 fn preconditions(target: &Target, old: &Value, options: &Options) -> Outcome<()> {
     let conflict = |what: &str, given: &str, have: &str| {
-        let detail = format!("Precondition failed: {what} in precondition: {given}, {what} in object meta: {have}");
-        Failure::conflict(&target.kind.group, &target.kind.plural, &target.name, &detail)
+        let detail = format!(
+            "the {what} in the precondition ({given}) does not match the {what} in record ({have}). The object might have been deleted and then recreated"
+        );
+        Failure::conflict(&target.kind.group, &target.kind.kind, &target.name, &detail)
     };
     if !options.uid.is_empty() && options.uid != object::uid(old) {
         return Err(conflict("UID", &options.uid, object::uid(old)));

@@ -21,7 +21,13 @@ use crate::status::{Failure, Outcome};
 use crate::{Server, discovery, exec, openapi, proxy};
 
 /// Answers a request.
-pub async fn dispatch(server: Arc<Server>, call: Call) -> Outcome<Answer> {
+pub async fn dispatch(server: Arc<Server>, mut call: Call) -> Outcome<Answer> {
+    // The watch paths of old, `/api/v1/watch/…` and `/apis/G/V/watch/…`.
+    let skipped = if call.path.starts_with("/api/") { 3 } else { 4 };
+    if call.path.starts_with("/api") && call.path.split('/').nth(skipped) == Some("watch") {
+        call.path = call.path.replacen("/watch/", "/", 1);
+        call.query.set("watch", "true");
+    }
     match request::route(&call.path) {
         Route::Health => Ok(request::bytes_answer(StatusCode::OK, "text/plain; charset=utf-8", "ok".into())),
         Route::Version => Ok(request::json(StatusCode::OK, &version())),
@@ -79,7 +85,13 @@ async fn resource(server: Arc<Server>, call: Call, path: ResourcePath) -> Outcom
     if let Some(answer) = reviews::answer(&server, &call, &path)? {
         return Ok(answer);
     }
-    let kind = server.registry.now().find(&path.group, &path.version, &path.plural).ok_or_else(Failure::no_such_path)?;
+    let catalogue = server.registry.now();
+    if !catalogue.has_version(&path.group, &path.version) {
+        let text = "404 page not found\n";
+        return Ok(request::bytes_answer(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", text.into()));
+    }
+    let kind = catalogue.find(&path.group, &path.version, &path.plural).ok_or_else(Failure::no_such_path)?;
+    read::acceptable(&call, path.subresource.as_deref().unwrap_or_default())?;
     let is_namespace = kind.is("", "namespaces");
     if (kind.namespaced && path.name.is_some() && path.namespace.is_none())
         || (!kind.namespaced && !is_namespace && path.namespace.is_some())
@@ -111,6 +123,7 @@ async fn object(target: Target, call: Call) -> Outcome<Answer> {
         (Method::PUT, false) => update::put(&target, &call).await,
         (Method::PATCH, false) => update::patch(&target, &call).await,
         (Method::DELETE, false) => delete::object(&target, &call).await,
+        (Method::DELETE, true) if target.kind.is("", "namespaces") => Err(Failure::method_not_allowed()),
         (Method::DELETE, true) => delete::collection(&target, &call).await,
         _ => Err(Failure::method_not_allowed()),
     }

@@ -46,6 +46,21 @@ pub fn form(call: &Call) -> Form {
     Form::Object
 }
 
+/// Refuses a client that takes none of the forms there are; streams of bytes and proxied answers have their own.
+pub fn acceptable(call: &Call, subresource: &str) -> Outcome<()> {
+    if matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy") {
+        return Ok(());
+    }
+    let accept = call.header(http::header::ACCEPT);
+    let media_types = accept.split(',').map(|o| o.split(';').next().unwrap_or_default().trim());
+    let known = ["", "application/json", "*/*", "application/*", "application/yaml"];
+    if media_types.into_iter().any(|m| known.contains(&m)) {
+        return Ok(());
+    }
+    let message = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    Err(Failure::new(406, "NotAcceptable", message))
+}
+
 /// How tables and rows are to be made.
 pub fn shape(target: &Target, call: &Call) -> Shape {
     let include = call.query.get("includeObject").unwrap_or("Metadata").to_owned();
@@ -198,9 +213,19 @@ fn render(target: &Target, call: &Call, page: &[Arc<Value>], metadata: &Value) -
         }),
         Form::Object => json!({
             "kind": target.kind.list_kind, "apiVersion": target.kind.api_version(), "metadata": metadata,
-            "items": page.iter().map(|o| (**o).clone()).collect::<Vec<_>>(),
+            "items": page.iter().map(|o| item(target, o)).collect::<Vec<_>>(),
         }),
     }
+}
+
+/// Built-in kinds leave kind and version out of lists' items.
+fn item(target: &Target, object: &Value) -> Value {
+    let mut item = object.clone();
+    if let Some(map) = item.as_object_mut().filter(|_| target.kind.custom.is_none()) {
+        map.remove("apiVersion");
+        map.remove("kind");
+    }
+    item
 }
 
 /// A continue token. It names a position, not a snapshot: what changed since the first page is seen, and the list's

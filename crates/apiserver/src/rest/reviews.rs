@@ -37,7 +37,11 @@ pub fn answer(server: &Arc<Server>, call: &Call, path: &ResourcePath) -> Outcome
     if !review.is_object() {
         return Err(Failure::bad_request("the object provided is unrecognized (must be of type Object)"));
     }
-    let answer = handler(server, call, review)?;
+    let mut answer = handler(server, call, review)?;
+    if let Some((_, _, kind, _)) = crate::discovery::REVIEWS.iter().find(|(g, p, ..)| *g == path.group && *p == path.plural) {
+        answer["kind"] = json!(kind);
+        answer["apiVersion"] = json!(format!("{}/v1", path.group));
+    }
     Ok(Some(request::json(StatusCode::CREATED, &answer)))
 }
 
@@ -47,8 +51,6 @@ fn token_review(server: &Server, _call: &Call, mut review: Value) -> Outcome<Val
         return Err(Failure::bad_request("token is required for TokenReview in authentication"));
     }
     let audiences: Vec<String> = object::items(&review, "/spec/audiences").filter_map(Value::as_str).map(str::to_owned).collect();
-    review["kind"] = json!("TokenReview");
-    review["apiVersion"] = json!("authentication.k8s.io/v1");
     review["status"] = match auth::authenticate_token(server, &token, &audiences) {
         Ok((user, matched)) => json!({"authenticated": true, "user": user.info(), "audiences": matched}),
         Err(problem) => json!({"error": format!("[invalid bearer token, {problem}]"), "user": {}}),
@@ -57,8 +59,6 @@ fn token_review(server: &Server, _call: &Call, mut review: Value) -> Outcome<Val
 }
 
 fn self_subject_review(_server: &Server, call: &Call, mut review: Value) -> Outcome<Value> {
-    review["kind"] = json!("SelfSubjectReview");
-    review["apiVersion"] = json!("authentication.k8s.io/v1");
     review["status"] = json!({"userInfo": call.user.info()});
     Ok(review)
 }
@@ -91,7 +91,7 @@ pub fn token_request(target: &Target, call: &Call) -> Outcome<Answer> {
     if !(MIN_SECONDS..=1 << 32).contains(&seconds) {
         let detail = if seconds < MIN_SECONDS { "may not specify a duration less than 10 minutes" } else { "may not specify a duration larger than 2^32 seconds" };
         let cause = Cause::invalid("spec.expirationSeconds", &json!(seconds), detail);
-        return Err(Failure::invalid("authentication.k8s.io", "TokenRequest", &target.name, vec![cause]));
+        return Err(Failure::invalid("authentication.k8s.io", "TokenRequest", "", vec![cause]));
     }
     let (pod, node) = bound(target, &review)?;
     let now = jiff::Timestamp::now().as_second();

@@ -81,7 +81,7 @@ fn view(paths: &Scale, object: &Arc<Value>) -> Value {
     }
     json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
-        "spec": {"replicas": number(&paths.spec)}, "status": status,
+        "spec": if number(&paths.spec) == 0 { json!({}) } else { json!({"replicas": number(&paths.spec)}) }, "status": status,
     })
 }
 

@@ -26,12 +26,18 @@ pub async fn put(target: &Target, call: &Call) -> Outcome<Answer> {
     body::normalise(call, &target.kind, &mut value, &mut warnings)?;
     let name = object::name(&value);
     if !name.is_empty() && name != target.name {
-        return Err(Failure::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            target.name
-        )));
+        return Err(renamed(target, &value));
     }
     let blind = object::text(&value, "/metadata/resourceVersion").is_empty();
+    if blind && target.kind.custom.is_some() {
+        let kind = &target.kind;
+        let cause = Cause {
+            reason: "FieldValueInvalid",
+            message: "Invalid value: 0x0: must be specified for an update".to_owned(),
+            field: "metadata.resourceVersion".to_owned(),
+        };
+        return Err(Failure::invalid(&kind.group, &kind.plural, &target.name, vec![cause]));
+    }
     for attempt in 1.. {
         let current = current(target)?;
         match replace(target, call, &current, value.clone(), &mut warnings).await {
@@ -40,6 +46,11 @@ pub async fn put(target: &Target, call: &Call) -> Outcome<Answer> {
         }
     }
     Err(Failure::method_not_allowed())
+}
+
+fn renamed(target: &Target, value: &Value) -> Failure {
+    let (name, url) = (object::name(value), &target.name);
+    Failure::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({url})"))
 }
 
 /// Answers PATCH.
@@ -60,8 +71,7 @@ pub async fn patch(target: &Target, call: &Call) -> Outcome<Answer> {
         body::identify(&target.kind, &mut next)?;
         body::normalise(call, &target.kind, &mut next, &mut warnings)?;
         if object::name(&next) != target.name {
-            let cause = Cause::invalid("metadata.name", &json!(object::name(&next)), "field is immutable");
-            return Err(Failure::invalid(&target.kind.group, &target.kind.kind, &target.name, vec![cause]));
+            return Err(renamed(target, &next));
         }
         match replace(target, call, &current, next, &mut warnings).await {
             Err(WriteOrFailure::Write(WriteError::Modified)) if attempt < PATCH_TRIES => {}
@@ -195,8 +205,8 @@ pub async fn replace(
 }
 
 /// The last finalizer is gone: the object goes, after its final state has been seen by watchers as the deletion's object.
-async fn finish_deletion(target: &Target, revision: u64, _last: Value) -> Result<Arc<Value>, WriteError> {
-    target.server.store.delete(target.key(), revision).await
+async fn finish_deletion(target: &Target, revision: u64, last: Value) -> Result<Arc<Value>, WriteError> {
+    target.server.store.delete(target.key(), revision).await.map(|_| Arc::new(last))
 }
 
 /// A terminating object that nothing holds any more.
@@ -218,7 +228,11 @@ fn preconditions(target: &Target, old: &Value, next: &Value) -> Outcome<()> {
     }
     let (given, have) = (object::uid(next), object::uid(old));
     if !given.is_empty() && given != have {
-        let detail = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {have}");
+        let place = if target.kind.namespaced { format!("{}/", target.namespace) } else { String::new() };
+        let path = format!("/registry/{}/{place}{}", kind.storage, target.name);
+        let detail = format!(
+            "StorageError: invalid object, Code: 4, Key: {path}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {given}, UID in object meta: {have}"
+        );
         return Err(Failure::conflict(&kind.group, &kind.plural, &target.name, &detail));
     }
     Ok(())
@@ -229,9 +243,19 @@ fn merge_parts(target: &Target, old: &Value, next: &mut Value) {
     let kind = &target.kind;
     match target.subresource.as_str() {
         "status" => {
-            let status = next.get("status").cloned();
+            let (status, sent) = (next.get("status").cloned(), next.get("metadata").cloned());
             *next = old.clone();
             set(next, "status", status);
+            // Writers of a built-in kind's status may also annotate it; labels and owners stay, but for pods' and nodes' labels.
+            if let Some(sent) = sent.filter(|_| kind.custom.is_none()) {
+                let labels = kind.is("", "pods") || kind.is("", "nodes");
+                for field in ["annotations", "finalizers", "labels"] {
+                    if field != "labels" || labels {
+                        let content = sent.get(field).cloned();
+                        set(&mut next["metadata"], field, content);
+                    }
+                }
+            }
         }
         "finalize" => {
             let finalizers = next.pointer("/spec/finalizers").cloned().unwrap_or_else(|| json!([]));
@@ -287,7 +311,10 @@ fn count_generation(target: &Target, old: &Value, next: &mut Value) {
         }
         Value::Object(map)
     };
-    if without(old) != without(next) {
+    // A Deployment's annotations go on to its ReplicaSets: they count.
+    let annotated = target.kind.is("apps", "deployments")
+        && old.pointer("/metadata/annotations") != next.pointer("/metadata/annotations");
+    if annotated || without(old) != without(next) {
         let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
         object::metadata(next).insert("generation".to_owned(), json!(generation + 1));
     }

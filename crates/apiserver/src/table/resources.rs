@@ -94,12 +94,12 @@ fn endpoints(object: &Value) -> String {
     let mut all = Vec::new();
     for subset in items(object, "/subsets") {
         let ports: Vec<i64> = items(subset, "/ports").filter_map(|p| p["port"].as_i64()).collect();
-        for address in items(subset, "/addresses") {
-            let ip = text(address, "/ip");
-            if ports.is_empty() {
-                all.push(ip.to_owned());
-            }
-            all.extend(ports.iter().map(|p| bracketed(ip, *p)));
+        let ips = || items(subset, "/addresses").map(|a| text(a, "/ip"));
+        if ports.is_empty() {
+            all.extend(ips().map(str::to_owned));
+        }
+        for port in ports {
+            all.extend(ips().map(|ip| bracketed(ip, port)));
         }
     }
     some_of(&all, "<none>")
@@ -237,6 +237,6 @@ mod tests {
         let row = cells("", "services", &service);
         assert_eq!(row[1..5], [json!("NodePort"), json!("10.0.0.1"), json!("<none>"), json!("80:30001/TCP,53/UDP")]);
         let endpoints = json!({"metadata": {"name": "e"}, "subsets": [{"addresses": [{"ip": "1.1.1.1"}, {"ip": "fd::1"}], "ports": [{"port": 80}, {"port": 81}]}]});
-        assert_eq!(cells("", "endpoints", &endpoints)[1], "1.1.1.1:80,1.1.1.1:81,[fd::1]:80 + 1 more...");
+        assert_eq!(cells("", "endpoints", &endpoints)[1], "1.1.1.1:80,[fd::1]:80,1.1.1.1:81 + 1 more...");
     }
 }
