@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,10 @@ use std::process::Command;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, pivot_root, sethostname, setsid};
+use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknod};
+use nix::unistd::{
+    chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchown, pivot_root, sethostname, setsid,
+};
 use serde::{Deserialize, Serialize};
 
 use super::rights::Rights;
@@ -92,6 +94,7 @@ pub fn execute(rights: &Rights, command: &[String]) -> io::Result<()> {
         dup2_stdout(&slave)?;
         dup2_stderr(&slave)?;
     }
+    own_pipes(rights.uid);
     let directory = if rights.directory.is_empty() {
         "/"
     } else {
@@ -121,6 +124,22 @@ pub fn execute(rights: &Rights, command: &[String]) -> io::Result<()> {
         error.kind(),
         format!("exec: {program:?}: {text}"),
     ))
+}
+
+/// Gives our pipes to the user, as container runtimes do: or /dev/stdout could not be opened by it.
+fn own_pipes(uid: u32) {
+    let is_pipe = |fd: BorrowedFd<'_>| {
+        fstat(fd).is_ok_and(|s| {
+            SFlag::from_bits_truncate(s.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFIFO
+        })
+    };
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    for fd in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        // Never a device: that would be everybody's.
+        if is_pipe(fd) {
+            let _ = fchown(fd, Some(uid.into()), None);
+        }
+    }
 }
 
 fn build(order: &Order) -> io::Result<()> {

@@ -28,6 +28,22 @@ pub fn down(options: &Down) -> anyhow::Result<ExitCode> {
     let Some(_lock) = layout.lock()? else {
         bail!("another osm local is at work in {}", layout.dir.display())
     };
+    clean(&layout, options.keep)?;
+    let kept = if options.keep {
+        "; its objects are kept"
+    } else {
+        ""
+    };
+    match name {
+        Some(name) => println!("Cluster {name} is down{kept}"),
+        None => println!("No cluster was running in {}", layout.dir.display()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes what a cluster leaves in its folder: all but the user's image table, and the objects if `keep`.
+pub fn clean(layout: &Layout, keep: bool) -> anyhow::Result<()> {
+    let _ = fs::remove_dir(layout.check());
     for file in [
         layout.kubeconfig(),
         layout.state_file(),
@@ -40,22 +56,13 @@ pub fn down(options: &Down) -> anyhow::Result<ExitCode> {
     }
     ignore_missing(fs::remove_dir_all(layout.logs()))
         .with_context(|| layout.logs().display().to_string())?;
-    if !options.keep {
+    if !keep {
         ignore_missing(fs::remove_dir_all(layout.data()))
             .with_context(|| layout.data().display().to_string())?;
     }
     // Goes only if nothing of the user's is left in it (the image table, kept data).
     let _ = fs::remove_dir(&layout.dir);
-    let kept = if options.keep {
-        "; its objects are kept"
-    } else {
-        ""
-    };
-    match name {
-        Some(name) => println!("Cluster {name} is down{kept}"),
-        None => println!("No cluster was running in {}", layout.dir.display()),
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Ends all processes of the cluster; returns when they are gone.

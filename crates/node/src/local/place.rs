@@ -115,6 +115,11 @@ impl Layout {
         self.dir.join("daemon.log")
     }
 
+    /// Where `up` tries mounts; empty outside its namespace.
+    pub fn check(&self) -> PathBuf {
+        self.dir.join("check")
+    }
+
     /// What the supervisor tells.
     pub fn state_file(&self) -> PathBuf {
         self.dir.join("state.json")

@@ -33,11 +33,12 @@ pub fn up(options: &Up) -> anyhow::Result<ExitCode> {
         std::net::TcpListener::bind(("127.0.0.1", options.port))
             .with_context(|| format!("--port {} on 127.0.0.1", options.port))?;
     }
+    let fresh = !layout.data().exists();
     layout.create()?;
     let Some(lock) = layout.lock()? else {
         bail!("another osm local is at work in {}", layout.dir.display())
     };
-    let missing = missing(&layout.dir);
+    let missing = missing(&layout.check());
     if !missing.is_empty() {
         for line in &missing {
             eprintln!("{line}");
@@ -55,10 +56,10 @@ pub fn up(options: &Up) -> anyhow::Result<ExitCode> {
     ] {
         let _ = fs::remove_file(stale);
     }
+    let interrupted = Interrupt::watch()?;
     let mut supervisor = start_supervisor(options, &layout)?;
     // From here on the supervisor holds the folder.
     drop(lock);
-    let interrupted = Interrupt::watch()?;
     let begun = Instant::now();
     loop {
         if let Some(State { ready: true, .. }) = layout.running() {
@@ -85,6 +86,8 @@ pub fn up(options: &Up) -> anyhow::Result<ExitCode> {
                     layout.daemon_log().display()
                 );
             }
+            // As if it had not been begun; objects of an earlier cluster stay.
+            down::clean(&layout, !fresh)?;
             bail!("interrupted");
         }
         std::thread::sleep(LOOK);
@@ -135,7 +138,7 @@ fn show_log(path: &Path) {
 }
 
 /// What this machine lacks, a line each, with the remedy.
-fn missing(dir: &Path) -> Vec<String> {
+fn missing(scratch: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     for (program, package) in [
         ("nft", "nftables"),
@@ -168,13 +171,12 @@ fn missing(dir: &Path) -> Vec<String> {
         mount -t overlay overlay -o lowerdir=/etc,upperdir=\"$0/u\",workdir=\"$0/w\",userxattr \"$0/m\"; \
         step='nf_tables'; nft add table inet probe; nft 'add chain inet probe nat { type nat hook prerouting priority -100; }'; \
         step=''; trap - EXIT";
-    let scratch = dir.join("check");
-    let _ = fs::create_dir(&scratch);
+    let _ = fs::create_dir(scratch);
     let output = namespaces(root)
         .args(["sh", "-c", script])
         .arg(&scratch)
         .output();
-    let _ = fs::remove_dir(&scratch);
+    let _ = fs::remove_dir(scratch);
     match output {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
