@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 /// Port of the HTTP servers.
 pub const PORT: u16 = 14001;
 
-/// Several objects as one manifest.
+/// Several objects as one manifest of several documents.
 pub fn list(objects: &[Value]) -> String {
-    json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string()
+    objects.iter().map(|object| format!("{object}\n---\n")).collect()
 }
 
 /// An object of a namespace.

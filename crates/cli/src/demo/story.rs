@@ -12,6 +12,8 @@ use e2e::{Output, eventually};
 pub enum Promise {
     /// It succeeds and prints this.
     Says(&'static str),
+    /// It succeeds and prints both.
+    SaysBoth(&'static str, &'static str),
     /// The command in the pod ends with this status.
     Exit(i32),
     /// The answer of `curl -I` has this status line, `HTTP/1.1 200` or the number alone.
@@ -174,6 +176,7 @@ impl Promise {
     fn kept(self, output: &Output) -> bool {
         match self {
             Self::Says(text) => output.succeeded() && output.both().contains(text),
+            Self::SaysBoth(one, other) => Self::Says(one).kept(output) && Self::Says(other).kept(output),
             Self::Exit(code) => output.exit() == Some(code),
             Self::Answer(status) => {
                 let line = output.stdout.lines().next().unwrap_or_default();
@@ -188,6 +191,7 @@ impl std::fmt::Display for Promise {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Says(text) => write!(f, "{text:?}"),
+            Self::SaysBoth(one, other) => write!(f, "{one:?} and {other:?}"),
             Self::Exit(code) => write!(f, "command terminated with exit code {code}"),
             Self::Answer(status) => f.write_str(status),
         }
