@@ -174,7 +174,7 @@ fn missing(scratch: &Path) -> Vec<String> {
     let _ = fs::create_dir(scratch);
     let output = namespaces(root)
         .args(["sh", "-c", script])
-        .arg(&scratch)
+        .arg(scratch)
         .output();
     let _ = fs::remove_dir(scratch);
     match output {
