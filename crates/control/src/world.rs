@@ -90,7 +90,7 @@ impl Worlds {
 
     /// The first workload that `find` picks, now or soon: a pod may start before the
     /// informers have shown it.
-    pub(crate) async fn wait_for<'a, F>(&mut self, find: F) -> Option<(Arc<World>, Workload)>
+    pub(crate) async fn wait_for<F>(&mut self, find: F) -> Option<(Arc<World>, Workload)>
     where
         F: Fn(&World) -> Option<&Workload>,
     {
