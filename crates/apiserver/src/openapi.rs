@@ -15,9 +15,10 @@ use crate::status::{Failure, Outcome};
 /// Answers `/openapi/v2`.
 pub fn v2(_server: &Server, call: &Call) -> Outcome<Answer> {
     if call.header(header::ACCEPT).contains("protobuf") {
+        // The media type is answered with `.` for the `@` of the request, which is no legal character in one.
         // An OpenAPI v2 message with no fields but the version: `swagger` is field 1.
         let body = Bytes::from_static(b"\x0a\x032.0");
-        let media_type = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        let media_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
         return Ok(request::bytes_answer(StatusCode::OK, media_type, body));
     }
     let body = json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1.33.0"}, "paths": {}, "definitions": {}});

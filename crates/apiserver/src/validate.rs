@@ -147,6 +147,9 @@ fn service(value: &Value, causes: &mut Vec<Cause>) {
         }
         port_number(&port["port"], &format!("{path}.port"), causes);
         protocol(&port["protocol"], &format!("{path}.protocol"), causes);
+        if port["targetPort"].is_number() {
+            port_number(&port["targetPort"], &format!("{path}.targetPort"), causes);
+        }
         if !seen.insert((port["protocol"].to_string(), port["port"].to_string())) {
             causes.push(Cause::duplicate(path, &json!({"protocol": port["protocol"], "port": port["port"]})));
         }
@@ -173,17 +176,17 @@ fn workload(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
         causes.push(Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0"));
     }
     let selector = LabelSelector::from_object(&spec["selector"]);
-    if !spec["selector"].is_object() {
-        causes.push(Cause::required("spec.selector", ""));
-    } else {
-        if selector.is_empty() {
-            let detail = format!("empty selector is invalid for {}", kind.kind.to_lowercase());
-            causes.push(Cause::invalid("spec.selector", &spec["selector"], &detail));
-        } else if !selector.matches(spec.pointer("/template/metadata/labels")) {
-            let labels = spec.pointer("/template/metadata/labels").cloned().unwrap_or_else(|| json!({}));
-            let detail = "`selector` does not match template `labels`";
-            causes.push(Cause::invalid("spec.template.metadata.labels", &labels, detail));
+    let labels = spec.pointer("/template/metadata/labels");
+    if spec["selector"].is_object() && selector.is_empty() {
+        let detail = format!("empty selector is invalid for {}", kind.kind.to_lowercase());
+        causes.push(Cause::invalid("spec.selector", &spec["selector"], &detail));
+    } else if !spec["selector"].is_object() || !selector.matches(labels) {
+        if !spec["selector"].is_object() {
+            causes.push(Cause::required("spec.selector", ""));
         }
+        let labels = labels.cloned().unwrap_or_else(|| json!({}));
+        let detail = "`selector` does not match template `labels`";
+        causes.push(Cause::invalid("spec.template.metadata.labels", &labels, detail));
     }
     object::check_labels(&spec["template"]["metadata"], "spec.template", causes);
     pod_spec(&spec["template"]["spec"], "spec.template.spec", causes);
@@ -241,6 +244,10 @@ fn pod_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
 fn container(one: &Value, path: &str, volumes: &[&str], causes: &mut Vec<Cause>) {
     if text(one, "/image").is_empty() {
         causes.push(Cause::required(format!("{path}.image"), ""));
+    }
+    let policies = ["Always", "IfNotPresent", "Never"].map(str::to_owned);
+    if !policies.iter().any(|p| one["imagePullPolicy"] == *p) {
+        causes.push(Cause::unsupported(format!("{path}.imagePullPolicy"), &one["imagePullPolicy"], &policies));
     }
     for (i, port) in items(one, "/ports").enumerate() {
         port_number(&port["containerPort"], &format!("{path}.ports[{i}].containerPort"), causes);
@@ -406,7 +413,7 @@ mod tests {
             ("pods", json!({"metadata": meta, "spec": {"restartPolicy": "Maybe", "containers": [container]}}), "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\""),
             ("pods", json!({"metadata": meta, "spec": {"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}}), "spec.containers[0].volumeMounts[0].name: Not found: \"v\""),
             ("services", json!({"metadata": meta, "spec": {"ports": []}}), "spec.ports: Required value"),
-            ("services", json!({"metadata": meta, "spec": {"ports": [{"port": 0}]}}), "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"),
+            ("services", json!({"metadata": meta, "spec": {"ports": [{"port": 0, "targetPort": 80}]}}), "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"),
             (
                 "deployments",
                 json!({"metadata": meta, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "c"}}, "spec": {"containers": [container]}}}}),

@@ -217,13 +217,20 @@ async fn kubectl_works_where_it_is_installed() {
         eprintln!("kubectl is not installed: skipped");
         return;
     }
-    let cases: [(&[&str], &str); 9] = [
+    let item = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "listed", "namespace": "x"}});
+    let list = cluster.file("list.json", &json!({"apiVersion": "v1", "kind": "List", "items": [item]}));
+    let mut wrong = item.clone();
+    wrong["spec"] = json!({});
+    let wrong = cluster.file("wrong.json", &wrong);
+    let cases: [(&[&str], &str); 11] = [
         (&["create", "namespace", "x"], "namespace/x created"),
         (&["create", "configmap", "c", "-n", "x", "--from-literal=a=b"], "configmap/c created"),
         (&["create", "deployment", "web", "--image=i:1", "-n", "x"], "deployment.apps/web created"),
         (&["get", "deploy", "-n", "x"], "web    0/1     0            0"),
         (&["scale", "deploy", "web", "-n", "x", "--replicas=3"], "deployment.apps/web scaled"),
         (&["label", "deploy", "web", "-n", "x", "a=b"], "deployment.apps/web labeled"),
+        (&["apply", "-f", &list], "configmap/listed created"),
+        (&["apply", "-f", &wrong], "strict decoding error: unknown field \"spec\""),
         (&["get", "widgets"], "the server doesn't have a resource type \"widgets\""),
         (&["delete", "configmap", "c", "-n", "x"], "configmap \"c\" deleted"),
         (&["explain", "deployment.spec.replicas"], "Number of desired pods"),

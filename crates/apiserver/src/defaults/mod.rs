@@ -10,6 +10,11 @@ use crate::object::{self, child, default, default_text, objects_mut};
 
 /// Fills in the defaults of a built-in kind.
 pub fn fill(kind: &Kind, value: &mut Value) {
+    // Go always writes these two, being structures.
+    let schema = crate::kinds::builtin().definitions.resolve(&kind.schema);
+    for field in ["spec", "status"].into_iter().filter(|f| schema.properties.contains_key(*f)) {
+        default(root(value), field, json!({}));
+    }
     match (kind.group.as_str(), kind.plural.as_str()) {
         ("", "namespaces") => namespace(value),
         ("", "pods") => pod::pod(value),
@@ -79,9 +84,7 @@ fn service(value: &mut Value) {
             port.insert("targetPort".to_owned(), number);
         }
     }
-    if value.get("status").is_none() {
-        value["status"] = json!({"loadBalancer": {}});
-    }
+    default(child(value, "status"), "loadBalancer", json!({}));
 }
 
 fn secret(value: &mut Value) {
@@ -169,9 +172,7 @@ fn ingress(value: &mut Value) {
             }
         }
     }
-    if value.get("status").is_none() {
-        value["status"] = json!({"loadBalancer": {}});
-    }
+    default(child(value, "status"), "loadBalancer", json!({}));
 }
 
 #[cfg(test)]

@@ -23,9 +23,6 @@ pub fn fill(kind: &Kind, value: &mut Value) {
     if kind.plural != "cronjobs" {
         template(spec);
     }
-    if value.get("status").is_none() {
-        value["status"] = json!({});
-    }
 }
 
 fn template(spec: &mut Map<String, Value>) {

@@ -107,6 +107,13 @@ impl Cluster {
         connect(Kubeconfig::from_yaml(&self.kubeconfig()).unwrap()).await
     }
 
+    /// A file that kubectl can read.
+    pub fn file(&self, name: &str, content: &Value) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, content.to_string()).unwrap();
+        path.display().to_string()
+    }
+
     /// Whether kubectl succeeded and what it printed; nothing if there is none.
     pub async fn kubectl(&self, arguments: &[&str]) -> Option<(bool, String)> {
         let path = self.dir.path().join("admin.conf");
