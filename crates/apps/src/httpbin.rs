@@ -54,16 +54,17 @@ fn headers_from_environment() -> HeaderMap {
         .map(|name| ("podname".to_owned(), name));
     let variables = std::env::vars()
         .filter_map(|(key, value)| Some((key.strip_prefix(HEADER_VARIABLE)?.to_owned(), value)));
-    hostname
-        .into_iter()
-        .chain(variables)
-        .filter_map(|(name, value)| {
-            Some((
-                name.to_lowercase().parse::<HeaderName>().ok()?,
-                HeaderValue::from_str(&value).ok()?,
-            ))
-        })
-        .collect()
+    let mut headers = HeaderMap::new();
+    for (name, value) in hostname.into_iter().chain(variables) {
+        if let (Ok(name), Ok(value)) = (
+            name.to_lowercase().parse::<HeaderName>(),
+            HeaderValue::from_str(&value),
+        ) {
+            // What the pod's author says counts more than the host's name.
+            headers.insert(name, value);
+        }
+    }
+    headers
 }
 
 /// The answer to one request.

@@ -51,7 +51,10 @@ impl Output {
 
     /// Output and error as one text, as a terminal shows them.
     pub fn both(&self) -> String {
-        let separator = if self.stdout.is_empty() || self.stdout.ends_with('\n') {
+        let apart = [&self.stdout, &self.stderr]
+            .iter()
+            .any(|text| text.is_empty());
+        let separator = if apart || self.stdout.ends_with('\n') {
             ""
         } else {
             "\n"

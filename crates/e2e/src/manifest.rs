@@ -7,7 +7,10 @@ pub const PORT: u16 = 14001;
 
 /// Several objects as one manifest of several documents.
 pub fn list(objects: &[Value]) -> String {
-    objects.iter().map(|object| format!("{object}\n---\n")).collect()
+    objects
+        .iter()
+        .map(|object| format!("{object}\n---\n"))
+        .collect()
 }
 
 /// An object of a namespace.

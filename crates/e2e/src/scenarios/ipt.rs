@@ -110,6 +110,14 @@ async fn both_ways(scene: &Scene<'_>) -> Result<()> {
 
 async fn own_ports(scene: &Scene<'_>) -> Result<()> {
     let servers = scene.namespace("server").await?;
+    // As upstream, only pods that Prometheus is to scrape serve their metrics.
+    let annotate = [
+        "annotate",
+        "namespace",
+        &servers,
+        "openservicemesh.io/metrics=enabled",
+    ];
+    scene.stage.kubectl(&annotate).await?.text()?;
     let probe = json!({ "httpGet": { "path": "/get", "port": PORT }, "periodSeconds": 2 });
     let container = with(
         with(named_httpbin(PORT), &["readinessProbe"], probe.clone()),
