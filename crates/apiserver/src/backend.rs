@@ -139,7 +139,10 @@ pub trait PodBackend: Send + Sync {
 
     /// Connects to the container's main process (its stdin/stdout); by default unsupported.
     fn attach(&self, request: ExecRequest) -> BoxFuture<'_, Result<ExecSession, BackendError>> {
-        let text = format!("container \"{}\": attach is not supported by this node", request.target.container);
+        let text = format!(
+            "container \"{}\": attach is not supported by this node",
+            request.target.container
+        );
         Box::pin(async move { Err(BackendError::BadRequest(text)) })
     }
 
@@ -147,7 +150,10 @@ pub trait PodBackend: Send + Sync {
     fn logs(&self, request: LogRequest) -> BoxFuture<'_, Result<ByteStream, BackendError>>;
 
     /// Connects to a port inside a pod's network namespace (port-forward).
-    fn port_forward(&self, request: PortRequest) -> BoxFuture<'_, Result<Box<dyn Connection>, BackendError>>;
+    fn port_forward(
+        &self,
+        request: PortRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn Connection>, BackendError>>;
 
     /// Connects to an address of the cluster network from the node's network namespace (webhooks, pod and service proxy).
     fn dial(&self, address: SocketAddr) -> BoxFuture<'_, std::io::Result<Box<dyn Connection>>>;

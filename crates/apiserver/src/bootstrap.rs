@@ -15,10 +15,16 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 pub async fn run(server: &Arc<Server>, advertise: Option<SocketAddr>) -> Result<(), StartError> {
     reload(server);
     for name in NAMESPACES {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure(server, "namespaces", namespace, false).await?;
     }
-    let first = server.services.first_of_each().first().map(ToString::to_string).unwrap_or_default();
+    let first = server
+        .services
+        .first_of_each()
+        .first()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let family = if first.contains(':') { "IPv6" } else { "IPv4" };
     let service = json!({
@@ -55,10 +61,19 @@ async fn publish(server: &Arc<Server>, address: SocketAddr) -> Result<(), StartE
 }
 
 /// Makes an object if absent; with `renew`, brings its content up to date otherwise.
-async fn ensure(server: &Arc<Server>, storage: &str, mut value: Value, renew: bool) -> Result<(), StartError> {
+async fn ensure(
+    server: &Arc<Server>,
+    storage: &str,
+    mut value: Value,
+    renew: bool,
+) -> Result<(), StartError> {
     let resource: Arc<str> = Arc::from(storage);
     let key = Key::new(&resource, object::namespace(&value), object::name(&value));
-    if let Some(kind) = kinds::builtin().kinds.iter().find(|k| k.storage == resource) {
+    if let Some(kind) = kinds::builtin()
+        .kinds
+        .iter()
+        .find(|k| k.storage == resource)
+    {
         defaults::fill(kind, &mut value);
     }
     let metadata = object::metadata(&mut value);
@@ -68,13 +83,21 @@ async fn ensure(server: &Arc<Server>, storage: &str, mut value: Value, renew: bo
         None => server.store.put(key, Expect::Absent, value).await,
         Some((old, revision)) if renew => {
             let mut next = (*old).clone();
-            for (field, content) in value.as_object().into_iter().flatten().filter(|(f, _)| *f != "metadata") {
+            for (field, content) in value
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(f, _)| *f != "metadata")
+            {
                 next[field] = content.clone();
             }
             if next == *old || revision != revision_of(&old) {
                 return Ok(());
             }
-            server.store.put(key, Expect::Revision(revision), next).await
+            server
+                .store
+                .put(key, Expect::Revision(revision), next)
+                .await
         }
         Some(_) => return Ok(()),
     };
@@ -86,7 +109,17 @@ async fn ensure(server: &Arc<Server>, storage: &str, mut value: Value, renew: bo
 
 /// Rebuilds the catalogue of kinds from the stored CRDs.
 pub fn reload(server: &Server) {
-    let crds = server.store.list(&Arc::from("apiextensions.k8s.io/customresourcedefinitions"), None).0;
-    let custom = crds.iter().filter(|c| crd::is_established(c)).flat_map(|c| crd::kinds(c)).collect();
+    let crds = server
+        .store
+        .list(
+            &Arc::from("apiextensions.k8s.io/customresourcedefinitions"),
+            None,
+        )
+        .0;
+    let custom = crds
+        .iter()
+        .filter(|c| crd::is_established(c))
+        .flat_map(|c| crd::kinds(c))
+        .collect();
     server.registry.set(Catalogue::new(custom));
 }

@@ -28,7 +28,9 @@ pub fn present(kind: &Kind, stored: &Arc<Value>) -> Arc<Value> {
         return stored.clone();
     }
     let mut object = (**stored).clone();
-    if is_new_event(kind) && let Some(map) = object.as_object_mut() {
+    if is_new_event(kind)
+        && let Some(map) = object.as_object_mut()
+    {
         rename(map, EVENT_FIELDS.iter().copied());
     }
     object["apiVersion"] = json!(wanted);
@@ -43,7 +45,10 @@ pub fn to_storage(kind: &Kind, object: &mut Value) {
         }
         object["apiVersion"] = json!("v1");
     } else if let Some(custom) = &kind.custom {
-        object["apiVersion"] = json!(crate::kinds::api_version(&kind.group, &custom.storage_version));
+        object["apiVersion"] = json!(crate::kinds::api_version(
+            &kind.group,
+            &custom.storage_version
+        ));
     }
 }
 
@@ -66,7 +71,10 @@ mod tests {
         let sent = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "n", "regarding": {"name": "p"}});
         let mut stored = sent.clone();
         to_storage(new, &mut stored);
-        assert_eq!(stored, json!({"apiVersion": "v1", "kind": "Event", "message": "n", "involvedObject": {"name": "p"}}));
+        assert_eq!(
+            stored,
+            json!({"apiVersion": "v1", "kind": "Event", "message": "n", "involvedObject": {"name": "p"}})
+        );
         assert_eq!(*present(new, &Arc::new(stored)), sent);
     }
 }

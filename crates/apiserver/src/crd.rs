@@ -37,32 +37,54 @@ pub fn fill(crd: &mut Value) {
 /// Conditions and accepted names: everything that passes validation is served at once.
 pub fn establish(crd: &mut Value, conflict: Option<&str>) {
     let names = crd["spec"]["names"].clone();
-    let stored: Vec<Value> = object::items(crd, "/spec/versions").filter(|v| v["storage"] == true).map(|v| v["name"].clone()).collect();
+    let stored: Vec<Value> = object::items(crd, "/spec/versions")
+        .filter(|v| v["storage"] == true)
+        .map(|v| v["name"].clone())
+        .collect();
     let now = object::now();
     let status = object::child(crd, "status");
-    let mut versions = status.get("storedVersions").and_then(Value::as_array).cloned().unwrap_or_default();
-    versions.extend(stored.into_iter().filter(|s| !versions.contains(s)).collect::<Vec<_>>());
+    let mut versions = status
+        .get("storedVersions")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    versions.extend(
+        stored
+            .into_iter()
+            .filter(|s| !versions.contains(s))
+            .collect::<Vec<_>>(),
+    );
     status.insert("storedVersions".to_owned(), Value::Array(versions));
-    let condition = |kind: &str, ok: bool, reason: &str, message: &str| {
-        json!({"type": kind, "status": if ok { "True" } else { "False" }, "lastTransitionTime": now, "reason": reason, "message": message})
-    };
+    let condition = |kind: &str, ok: bool, reason: &str, message: &str| json!({"type": kind, "status": if ok { "True" } else { "False" }, "lastTransitionTime": now, "reason": reason, "message": message});
     let conditions = match conflict {
         None => {
             status.insert("acceptedNames".to_owned(), names);
             json!([
                 condition("NamesAccepted", true, "NoConflicts", "no conflicts found"),
-                condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"),
+                condition(
+                    "Established",
+                    true,
+                    "InitialNamesAccepted",
+                    "the initial names have been accepted"
+                ),
             ])
         }
         Some(message) => {
             object::default(status, "acceptedNames", json!({"kind": "", "plural": ""}));
             json!([
                 condition("NamesAccepted", false, "PluralConflict", message),
-                condition("Established", false, "NotAccepted", "not all names are accepted"),
+                condition(
+                    "Established",
+                    false,
+                    "NotAccepted",
+                    "not all names are accepted"
+                ),
             ])
         }
     };
-    let unchanged = status.get("conditions").is_some_and(|old| same_conditions(old, &conditions));
+    let unchanged = status
+        .get("conditions")
+        .is_some_and(|old| same_conditions(old, &conditions));
     if !unchanged {
         status.insert("conditions".to_owned(), conditions);
     }
@@ -70,7 +92,9 @@ pub fn establish(crd: &mut Value, conflict: Option<&str>) {
 
 fn same_conditions(old: &Value, new: &Value) -> bool {
     let view = |v: &Value| -> Vec<(String, String)> {
-        object::items(v, "").map(|c| (text(c, "/type").to_owned(), text(c, "/status").to_owned())).collect()
+        object::items(v, "")
+            .map(|c| (text(c, "/type").to_owned(), text(c, "/status").to_owned()))
+            .collect()
     };
     view(old) == view(new)
 }
@@ -79,7 +103,11 @@ fn same_conditions(old: &Value, new: &Value) -> bool {
 pub fn check(crd: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     let (group, plural) = (text(crd, "/spec/group"), text(crd, "/spec/names/plural"));
-    for (field, value) in [("spec.group", group), ("spec.names.plural", plural), ("spec.names.kind", text(crd, "/spec/names/kind"))] {
+    for (field, value) in [
+        ("spec.group", group),
+        ("spec.names.plural", plural),
+        ("spec.names.kind", text(crd, "/spec/names/kind")),
+    ] {
         if value.is_empty() {
             causes.push(Cause::required(field, ""));
         }
@@ -87,12 +115,20 @@ pub fn check(crd: &Value) -> Vec<Cause> {
     let wanted = format!("{plural}.{group}");
     if object::name(crd) != wanted {
         let detail = "must be spec.names.plural+\".\"+spec.group";
-        causes.push(Cause::invalid("metadata.name", &json!(object::name(crd)), detail));
+        causes.push(Cause::invalid(
+            "metadata.name",
+            &json!(object::name(crd)),
+            detail,
+        ));
     }
     let scope = &crd["spec"]["scope"];
     if !matches!(scope.as_str(), Some("Namespaced" | "Cluster")) {
         let supported = ["Cluster".to_owned(), "Namespaced".to_owned()];
-        causes.push(if scope.is_null() { Cause::required("spec.scope", "") } else { Cause::unsupported("spec.scope", scope, &supported) });
+        causes.push(if scope.is_null() {
+            Cause::required("spec.scope", "")
+        } else {
+            Cause::unsupported("spec.scope", scope, &supported)
+        });
     }
     let versions: Vec<&Value> = object::items(crd, "/spec/versions").collect();
     if versions.is_empty() {
@@ -100,7 +136,11 @@ pub fn check(crd: &Value) -> Vec<Cause> {
     }
     if versions.iter().filter(|v| v["storage"] == true).count() != 1 {
         let detail = "must have exactly one version marked as storage version";
-        causes.push(Cause::invalid("spec.versions", &crd["spec"]["versions"], detail));
+        causes.push(Cause::invalid(
+            "spec.versions",
+            &crd["spec"]["versions"],
+            detail,
+        ));
     }
     for (i, version) in versions.iter().enumerate() {
         check_version(version, &format!("spec.versions[{i}]"), &mut causes);
@@ -110,7 +150,11 @@ pub fn check(crd: &Value) -> Vec<Cause> {
 
 fn check_version(version: &Value, path: &str, causes: &mut Vec<Cause>) {
     if let Some(problem) = object::label_1035_problem(text(version, "/name")) {
-        causes.push(Cause::invalid(format!("{path}.name"), &version["name"], &problem));
+        causes.push(Cause::invalid(
+            format!("{path}.name"),
+            &version["name"],
+            &problem,
+        ));
     }
     let schema = &version["schema"]["openAPIV3Schema"];
     let field = format!("{path}.schema.openAPIV3Schema");
@@ -121,7 +165,11 @@ fn check_version(version: &Value, path: &str, causes: &mut Vec<Cause>) {
     if text(schema, "/type") != "object" {
         let cause = match text(schema, "/type") {
             "" => Cause::required(format!("{field}.type"), "must not be empty at the root"),
-            other => Cause::invalid(format!("{field}.type"), &json!(other), "must be object at the root"),
+            other => Cause::invalid(
+                format!("{field}.type"),
+                &json!(other),
+                "must be object at the root",
+            ),
         };
         causes.push(cause);
     }
@@ -133,32 +181,52 @@ fn check_version(version: &Value, path: &str, causes: &mut Vec<Cause>) {
 
 /// The rules of structural schemas that people trip over: a type everywhere.
 fn structural(schema: &Value, path: &str, root: bool, causes: &mut Vec<Cause>) {
-    let free = schema["x-kubernetes-int-or-string"] == true || schema["x-kubernetes-preserve-unknown-fields"] == true;
+    let free = schema["x-kubernetes-int-or-string"] == true
+        || schema["x-kubernetes-preserve-unknown-fields"] == true;
     if !root && text(schema, "/type").is_empty() && !free {
-        causes.push(Cause::required(format!("{path}.type"), "must not be empty for specified object fields"));
+        causes.push(Cause::required(
+            format!("{path}.type"),
+            "must not be empty for specified object fields",
+        ));
     }
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        structural(property, &format!("{path}.properties[{name}]"), false, causes);
+        structural(
+            property,
+            &format!("{path}.properties[{name}]"),
+            false,
+            causes,
+        );
     }
     if schema["items"].is_object() {
         structural(&schema["items"], &format!("{path}.items"), false, causes);
     } else if text(schema, "/type") == "array" {
-        causes.push(Cause::required(format!("{path}.items"), "must be specified"));
+        causes.push(Cause::required(
+            format!("{path}.items"),
+            "must be specified",
+        ));
     }
     if schema["additionalProperties"].is_object() {
-        structural(&schema["additionalProperties"], &format!("{path}.additionalProperties"), false, causes);
+        structural(
+            &schema["additionalProperties"],
+            &format!("{path}.additionalProperties"),
+            false,
+            causes,
+        );
     }
 }
 
 /// Whether the CRD's conditions let it be served.
 pub fn is_established(crd: &Value) -> bool {
-    object::items(crd, "/status/conditions").any(|c| c["type"] == "Established" && c["status"] == "True")
+    object::items(crd, "/status/conditions")
+        .any(|c| c["type"] == "Established" && c["status"] == "True")
 }
 
 /// The kinds a CRD makes: one per served version.
 pub fn kinds(crd: &Value) -> Vec<Kind> {
-    let storage_version =
-        object::items(crd, "/spec/versions").find(|v| v["storage"] == true).map(|v| text(v, "/name")).unwrap_or_default();
+    let storage_version = object::items(crd, "/spec/versions")
+        .find(|v| v["storage"] == true)
+        .map(|v| text(v, "/name"))
+        .unwrap_or_default();
     object::items(crd, "/spec/versions")
         .filter(|v| v["served"] == true)
         .filter_map(|v| match kind(crd, v, storage_version) {
@@ -174,7 +242,10 @@ pub fn kinds(crd: &Value) -> Vec<Kind> {
 fn kind(crd: &Value, version: &Value, storage_version: &str) -> Result<Kind, String> {
     let names = &crd["spec"]["names"];
     let strings = |value: &Value| -> Vec<String> {
-        object::items(value, "").filter_map(Value::as_str).map(str::to_owned).collect()
+        object::items(value, "")
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     };
     let (group, plural) = (text(crd, "/spec/group"), text(names, "/plural"));
     let document = version["schema"]["openAPIV3Schema"].clone();
@@ -184,9 +255,18 @@ fn kind(crd: &Value, version: &Value, storage_version: &str) -> Result<Kind, Str
     }
     let status = version["subresources"]["status"].is_object();
     let scale = version["subresources"]["scale"].as_object().map(|s| {
-        let path = |key: &str| s.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let path = |key: &str| {
+            s.get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let selector = Some(path("labelSelectorPath")).filter(|p| !p.is_empty());
-        Scale { spec: path("specReplicasPath"), status: path("statusReplicasPath"), selector }
+        Scale {
+            spec: path("specReplicasPath"),
+            status: path("statusReplicasPath"),
+            selector,
+        }
     });
     let mut subresources = Vec::new();
     if status {
@@ -196,10 +276,11 @@ fn kind(crd: &Value, version: &Value, storage_version: &str) -> Result<Kind, Str
         subresources.push("scale".to_owned());
     }
     let name = text(version, "/name");
-    let deprecation = (version["deprecated"] == true).then(|| match version["deprecationWarning"].as_str() {
-        Some(warning) => warning.to_owned(),
-        None => format!("{group}/{name} {} is deprecated", text(names, "/kind")),
-    });
+    let deprecation =
+        (version["deprecated"] == true).then(|| match version["deprecationWarning"].as_str() {
+            Some(warning) => warning.to_owned(),
+            None => format!("{group}/{name} {} is deprecated", text(names, "/kind")),
+        });
     Ok(Kind {
         group: group.to_owned(),
         version: name.to_owned(),
@@ -217,7 +298,9 @@ fn kind(crd: &Value, version: &Value, storage_version: &str) -> Result<Kind, Str
         custom: Some(Arc::new(Custom {
             crd: object::name(crd).to_owned(),
             storage_version: storage_version.to_owned(),
-            columns: object::items(version, "/additionalPrinterColumns").cloned().collect(),
+            columns: object::items(version, "/additionalPrinterColumns")
+                .cloned()
+                .collect(),
             document,
             deprecation,
         })),
@@ -246,7 +329,10 @@ mod tests {
         establish(&mut crd, None);
         assert!(is_established(&crd));
         let kinds = kinds(&crd);
-        assert_eq!((kinds[0].singular.as_str(), kinds[0].list_kind.as_str()), ("widget", "WidgetList"));
+        assert_eq!(
+            (kinds[0].singular.as_str(), kinds[0].list_kind.as_str()),
+            ("widget", "WidgetList")
+        );
         assert_eq!(crd["status"]["storedVersions"], json!(["v1"]));
     }
 
@@ -255,8 +341,16 @@ mod tests {
         let mut crd = widget();
         crd["metadata"]["name"] = json!("wrong");
         crd["spec"]["scope"] = json!("Everywhere");
-        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"] = json!({"spec": {"properties": {}}});
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"] =
+            json!({"spec": {"properties": {}}});
         let fields: Vec<String> = check(&crd).into_iter().map(|c| c.field).collect();
-        assert_eq!(fields, ["metadata.name", "spec.scope", "spec.versions[0].schema.openAPIV3Schema.properties[spec].type"]);
+        assert_eq!(
+            fields,
+            [
+                "metadata.name",
+                "spec.scope",
+                "spec.versions[0].schema.openAPIV3Schema.properties[spec].type"
+            ]
+        );
     }
 }

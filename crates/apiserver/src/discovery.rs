@@ -10,24 +10,75 @@ use crate::kinds::{Catalogue, Kind, api_version};
 use crate::request::{self, Answer, Call, Route};
 use crate::status::{Failure, Outcome};
 
-const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-const CUSTOM_VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+const VERBS: [&str; 8] = [
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
+const CUSTOM_VERBS: [&str; 8] = [
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "create",
+    "update",
+    "watch",
+];
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Resources that are questions and no stored kinds: group, plural, kind, namespaced.
 pub const REVIEWS: [(&str, &str, &str, bool); 6] = [
-    ("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview", false),
-    ("authentication.k8s.io", "tokenreviews", "TokenReview", false),
-    ("authorization.k8s.io", "localsubjectaccessreviews", "LocalSubjectAccessReview", true),
-    ("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview", false),
-    ("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview", false),
-    ("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview", false),
+    (
+        "authentication.k8s.io",
+        "selfsubjectreviews",
+        "SelfSubjectReview",
+        false,
+    ),
+    (
+        "authentication.k8s.io",
+        "tokenreviews",
+        "TokenReview",
+        false,
+    ),
+    (
+        "authorization.k8s.io",
+        "localsubjectaccessreviews",
+        "LocalSubjectAccessReview",
+        true,
+    ),
+    (
+        "authorization.k8s.io",
+        "selfsubjectaccessreviews",
+        "SelfSubjectAccessReview",
+        false,
+    ),
+    (
+        "authorization.k8s.io",
+        "selfsubjectrulesreviews",
+        "SelfSubjectRulesReview",
+        false,
+    ),
+    (
+        "authorization.k8s.io",
+        "subjectaccessreviews",
+        "SubjectAccessReview",
+        false,
+    ),
 ];
 
 /// Answers a discovery request.
 pub fn answer(server: &Server, call: &Call) -> Outcome<Answer> {
     let catalogue = server.registry.now();
-    let aggregated = call.header(header::ACCEPT).contains("as=APIGroupDiscoveryList") && call.header(header::ACCEPT).contains("v=v2");
+    let aggregated = call
+        .header(header::ACCEPT)
+        .contains("as=APIGroupDiscoveryList")
+        && call.header(header::ACCEPT).contains("v=v2");
     let body = match request::route(&call.path) {
         Route::CoreVersions if aggregated => return Ok(aggregate(&catalogue, true)),
         Route::Groups if aggregated => return Ok(aggregate(&catalogue, false)),
@@ -36,19 +87,29 @@ pub fn answer(server: &Server, call: &Call) -> Outcome<Answer> {
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": call.header(header::HOST)}],
         }),
         Route::Groups => {
-            let groups: Vec<Value> = versions(&catalogue).iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
+            let groups: Vec<Value> = versions(&catalogue)
+                .iter()
+                .filter(|(g, _)| !g.is_empty())
+                .map(|(g, v)| group(g, v))
+                .collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         Route::Group(name) => {
             let all = versions(&catalogue);
-            let versions = all.get(&name).filter(|_| !name.is_empty()).ok_or_else(Failure::no_such_path)?;
+            let versions = all
+                .get(&name)
+                .filter(|_| !name.is_empty())
+                .ok_or_else(Failure::no_such_path)?;
             let mut body = group(&name, versions);
             body["kind"] = json!("APIGroup");
             body["apiVersion"] = json!("v1");
             body
         }
         Route::Resources(group, version) => {
-            if !versions(&catalogue).get(&group).is_some_and(|v| v.contains(&version)) {
+            if !versions(&catalogue)
+                .get(&group)
+                .is_some_and(|v| v.contains(&version))
+            {
                 return Err(Failure::no_such_path());
             }
             let list: Vec<Value> = resources(&catalogue, &group, &version);
@@ -62,8 +123,14 @@ pub fn answer(server: &Server, call: &Call) -> Outcome<Answer> {
 /// Groups and their versions, the preferred first.
 fn versions(catalogue: &Catalogue) -> BTreeMap<String, Vec<String>> {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let reviews = REVIEWS.iter().map(|(g, ..)| ((*g).to_owned(), "v1".to_owned()));
-    for (group, version) in catalogue.all().map(|k| (k.group.clone(), k.version.clone())).chain(reviews) {
+    let reviews = REVIEWS
+        .iter()
+        .map(|(g, ..)| ((*g).to_owned(), "v1".to_owned()));
+    for (group, version) in catalogue
+        .all()
+        .map(|k| (k.group.clone(), k.version.clone()))
+        .chain(reviews)
+    {
         let versions = groups.entry(group).or_default();
         if !versions.contains(&version) {
             versions.push(version);
@@ -77,27 +144,45 @@ fn versions(catalogue: &Catalogue) -> BTreeMap<String, Vec<String>> {
 
 /// Kubernetes' order: stable over beta over alpha, then by number; anything else last.
 fn priority(version: &str) -> (u8, u64, u64) {
-    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
+    let Some(rest) = version.strip_prefix('v') else {
+        return (0, 0, 0);
+    };
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    let Ok(major) = digits.parse() else { return (0, 0, 0) };
+    let Ok(major) = digits.parse() else {
+        return (0, 0, 0);
+    };
     let tail = rest.get(digits.len()..).unwrap_or_default();
     for (rank, word) in [(2, "beta"), (1, "alpha")] {
         if let Some(minor) = tail.strip_prefix(word) {
             return (rank, major, minor.parse().unwrap_or(0));
         }
     }
-    if tail.is_empty() { (3, major, 0) } else { (0, 0, 0) }
+    if tail.is_empty() {
+        (3, major, 0)
+    } else {
+        (0, 0, 0)
+    }
 }
 
 fn group(name: &str, versions: &[String]) -> Value {
-    let list: Vec<Value> = versions.iter().map(|v| json!({"groupVersion": api_version(name, v), "version": v})).collect();
+    let list: Vec<Value> = versions
+        .iter()
+        .map(|v| json!({"groupVersion": api_version(name, v), "version": v}))
+        .collect();
     json!({"name": name, "versions": list, "preferredVersion": list.first()})
 }
 
 fn verbs(kind: &Kind) -> Vec<&'static str> {
     let collection = !kind.is("", "namespaces");
-    let order = if kind.custom.is_some() { CUSTOM_VERBS } else { VERBS };
-    order.into_iter().filter(|v| collection || *v != "deletecollection").collect()
+    let order = if kind.custom.is_some() {
+        CUSTOM_VERBS
+    } else {
+        VERBS
+    };
+    order
+        .into_iter()
+        .filter(|v| collection || *v != "deletecollection")
+        .collect()
 }
 
 /// Verbs and the kind of a subresource.
@@ -105,26 +190,45 @@ fn subresource(kind: &Kind, name: &str) -> (Vec<&'static str>, Value) {
     let own = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
     let core = |k: &str| json!({"group": "", "version": "v1", "kind": k});
     match name {
-        "scale" => (vec!["get", "patch", "update"], json!({"group": "autoscaling", "version": "v1", "kind": "Scale"})),
+        "scale" => (
+            vec!["get", "patch", "update"],
+            json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}),
+        ),
         "finalize" => (vec!["update"], own),
         "log" => (vec!["get"], own),
         "exec" => (vec!["create", "get"], core("PodExecOptions")),
         "attach" => (vec!["create", "get"], core("PodAttachOptions")),
         "portforward" => (vec!["create", "get"], core("PodPortForwardOptions")),
         "proxy" => {
-            let options = if kind.plural == "pods" { "PodProxyOptions" } else { "ServiceProxyOptions" };
-            (vec!["create", "delete", "get", "patch", "update"], core(options))
+            let options = if kind.plural == "pods" {
+                "PodProxyOptions"
+            } else {
+                "ServiceProxyOptions"
+            };
+            (
+                vec!["create", "delete", "get", "patch", "update"],
+                core(options),
+            )
         }
-        "eviction" => (vec!["create"], json!({"group": "policy", "version": "v1", "kind": "Eviction"})),
+        "eviction" => (
+            vec!["create"],
+            json!({"group": "policy", "version": "v1", "kind": "Eviction"}),
+        ),
         "binding" => (vec!["create"], core("Binding")),
-        "token" => (vec!["create"], json!({"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"})),
+        "token" => (
+            vec!["create"],
+            json!({"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"}),
+        ),
         _ => (vec!["get", "patch", "update"], own),
     }
 }
 
 fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Vec<Value> {
     let mut list = Vec::new();
-    for kind in catalogue.all().filter(|k| k.group == group && k.version == version) {
+    for kind in catalogue
+        .all()
+        .filter(|k| k.group == group && k.version == version)
+    {
         let mut entry = json!({
             "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
             "verbs": verbs(kind), "storageVersionHash": hash(kind),
@@ -149,7 +253,10 @@ fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Vec<Value> {
             list.push(entry);
         }
     }
-    for (_, plural, kind, namespaced) in REVIEWS.iter().filter(|(g, ..)| *g == group && version == "v1") {
+    for (_, plural, kind, namespaced) in REVIEWS
+        .iter()
+        .filter(|(g, ..)| *g == group && version == "v1")
+    {
         list.push(json!({"name": plural, "singularName": kind.to_lowercase(), "namespaced": namespaced, "kind": kind, "verbs": ["create"]}));
     }
     list
@@ -177,15 +284,22 @@ fn aggregate(catalogue: &Catalogue, core: bool) -> Answer {
         .collect();
     let body = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
     let mut answer = request::json(StatusCode::OK, &body);
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
-    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    answer
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("Accept"));
     answer
 }
 
 fn aggregated_resources(catalogue: &Catalogue, group: &str, version: &str) -> Vec<Value> {
     let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
     let mut list = Vec::new();
-    for kind in catalogue.all().filter(|k| k.group == group && k.version == version) {
+    for kind in catalogue
+        .all()
+        .filter(|k| k.group == group && k.version == version)
+    {
         let subresources: Vec<Value> = kind
             .subresources
             .iter()
@@ -198,7 +312,10 @@ fn aggregated_resources(catalogue: &Catalogue, group: &str, version: &str) -> Ve
             "resource": kind.plural, "singularResource": kind.singular, "scope": scope(kind.namespaced), "verbs": verbs(kind),
             "responseKind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
         });
-        for (field, values) in [("shortNames", &kind.short), ("categories", &kind.categories)] {
+        for (field, values) in [
+            ("shortNames", &kind.short),
+            ("categories", &kind.categories),
+        ] {
             if !values.is_empty() {
                 entry[field] = json!(values);
             }
@@ -208,7 +325,10 @@ fn aggregated_resources(catalogue: &Catalogue, group: &str, version: &str) -> Ve
         }
         list.push(entry);
     }
-    for (_, plural, kind, namespaced) in REVIEWS.iter().filter(|(g, ..)| *g == group && version == "v1") {
+    for (_, plural, kind, namespaced) in REVIEWS
+        .iter()
+        .filter(|(g, ..)| *g == group && version == "v1")
+    {
         list.push(json!({
             "resource": plural, "singularResource": kind.to_lowercase(), "scope": scope(*namespaced), "verbs": ["create"],
             "responseKind": {"group": group, "version": version, "kind": kind},
@@ -233,10 +353,22 @@ mod tests {
         let catalogue = Catalogue::new(Vec::new());
         let core = resources(&catalogue, "", "v1");
         let names: Vec<&str> = core.iter().filter_map(|r| r["name"].as_str()).collect();
-        for name in ["pods", "pods/exec", "pods/log", "namespaces/finalize", "serviceaccounts/token"] {
+        for name in [
+            "pods",
+            "pods/exec",
+            "pods/log",
+            "namespaces/finalize",
+            "serviceaccounts/token",
+        ] {
             assert!(names.contains(&name), "{name}");
         }
-        let scale = resources(&catalogue, "apps", "v1").into_iter().find(|r| r["name"] == "deployments/scale").unwrap();
-        assert_eq!((&scale["group"], &scale["kind"]), (&json!("autoscaling"), &json!("Scale")));
+        let scale = resources(&catalogue, "apps", "v1")
+            .into_iter()
+            .find(|r| r["name"] == "deployments/scale")
+            .unwrap();
+        assert_eq!(
+            (&scale["group"], &scale["kind"]),
+            (&json!("autoscaling"), &json!("Scale"))
+        );
     }
 }

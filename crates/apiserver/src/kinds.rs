@@ -137,12 +137,20 @@ impl Kind {
 
 /// `v1` or `apps/v1`.
 pub fn api_version(group: &str, version: &str) -> String {
-    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+    if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    }
 }
 
 /// The storage name of a resource.
 pub fn storage_name(group: &str, plural: &str) -> String {
-    if group.is_empty() { plural.to_owned() } else { format!("{group}/{plural}") }
+    if group.is_empty() {
+        plural.to_owned()
+    } else {
+        format!("{group}/{plural}")
+    }
 }
 
 /// Everything compiled in.
@@ -156,14 +164,22 @@ pub struct Builtin {
 }
 
 static BUILTIN: LazyLock<Builtin> = LazyLock::new(|| {
-    let settings = SchemaSettings::draft07().with(|s| s.definitions_path = "/components/schemas".into());
+    let settings =
+        SchemaSettings::draft07().with(|s| s.definitions_path = "/components/schemas".into());
     let mut generator = settings.into_generator();
-    let kinds = ROWS.iter().map(|row| Arc::new(builtin_kind(row, &(row.schema)(&mut generator)))).collect();
+    let kinds = ROWS
+        .iter()
+        .map(|row| Arc::new(builtin_kind(row, &(row.schema)(&mut generator))))
+        .collect();
     let mut documents = generator.take_definitions(false);
     for document in documents.values_mut() {
         wrap_references(document);
     }
-    Builtin { kinds, definitions: Definitions::compile(&documents), documents }
+    Builtin {
+        kinds,
+        definitions: Definitions::compile(&documents),
+        documents,
+    }
 });
 
 /// The built-in kinds; generated at first use.
@@ -173,14 +189,25 @@ pub fn builtin() -> &'static Builtin {
 
 /// A schema that refers to a named built-in type.
 pub fn schema_of(type_name: &str) -> Schema {
-    Schema { reference: Some(Arc::from(type_name)), ..Schema::default() }
+    Schema {
+        reference: Some(Arc::from(type_name)),
+        ..Schema::default()
+    }
 }
 
 fn builtin_kind(row: &Row, reference: &schemars::Schema) -> Kind {
-    let type_name = reference.get("$ref").and_then(Value::as_str).and_then(|r| r.rsplit('/').next()).unwrap_or_default();
+    let type_name = reference
+        .get("$ref")
+        .and_then(Value::as_str)
+        .and_then(|r| r.rsplit('/').next())
+        .unwrap_or_default();
     let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
     // Both Event APIs are views of one store.
-    let group = if row.group == "events.k8s.io" { "" } else { row.group };
+    let group = if row.group == "events.k8s.io" {
+        ""
+    } else {
+        row.group
+    };
     Kind {
         group: row.group.to_owned(),
         version: row.version.to_owned(),
@@ -209,7 +236,10 @@ fn wrap_references(document: &mut Value) {
         Value::Object(map) => {
             if map.len() > 1 && map.get("$ref").is_some_and(Value::is_string) {
                 let reference = map.remove("$ref").unwrap_or_default();
-                map.insert("allOf".to_owned(), serde_json::json!([{ "$ref": reference }]));
+                map.insert(
+                    "allOf".to_owned(),
+                    serde_json::json!([{ "$ref": reference }]),
+                );
             }
             map.values_mut().for_each(wrap_references);
         }
@@ -227,19 +257,32 @@ pub struct Catalogue {
 impl Catalogue {
     /// The built-in kinds and the given custom ones.
     pub fn new(custom: Vec<Kind>) -> Self {
-        let kinds = builtin().kinds.iter().cloned().chain(custom.into_iter().map(Arc::new));
-        Self { kinds: kinds.map(|k| ((k.group.clone(), k.version.clone(), k.plural.clone()), k)).collect() }
+        let kinds = builtin()
+            .kinds
+            .iter()
+            .cloned()
+            .chain(custom.into_iter().map(Arc::new));
+        Self {
+            kinds: kinds
+                .map(|k| ((k.group.clone(), k.version.clone(), k.plural.clone()), k))
+                .collect(),
+        }
     }
 
     /// By group, version and plural.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
-        self.kinds.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
+        self.kinds
+            .get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+            .cloned()
     }
 
     /// Whether the group is served in that version.
     pub fn has_version(&self, group: &str, version: &str) -> bool {
         let first = (group.to_owned(), version.to_owned(), String::new());
-        self.kinds.range(first..).next().is_some_and(|((g, v, _), _)| g == group && v == version)
+        self.kinds
+            .range(first..)
+            .next()
+            .is_some_and(|((g, v, _), _)| g == group && v == version)
     }
 
     /// All, sorted by group, version, plural.

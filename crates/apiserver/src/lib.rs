@@ -1,5 +1,8 @@
 //! The embedded cluster's Kubernetes API server: storage, watch, patches, CRDs, admission; knows nothing of meshes
 
+// A failure becomes a Status with names, causes and texts; it is made at most once per request, so its size does not matter.
+#![allow(clippy::result_large_err)]
+
 mod admission;
 mod auth;
 pub mod backend;
@@ -81,7 +84,10 @@ impl ClientUser {
 
     /// Any user.
     pub fn new(name: &str, groups: &[&str]) -> Self {
-        Self { name: name.to_owned(), groups: groups.iter().map(|g| (*g).to_owned()).collect() }
+        Self {
+            name: name.to_owned(),
+            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+        }
     }
 }
 
@@ -188,36 +194,75 @@ pub async fn start(config: Config) -> Result<ServerHandle, StartError> {
         let _ = backend.set(given);
     }
     let stop = CancellationToken::new();
-    let server =
-        Arc::new(Server { store, registry: Registry::default(), signer, pki, backend, services, stop: stop.clone() });
+    let server = Arc::new(Server {
+        store,
+        registry: Registry::default(),
+        signer,
+        pki,
+        backend,
+        services,
+        stop: stop.clone(),
+    });
     bootstrap::run(&server, config.advertise).await?;
     let mut tasks = tokio::task::JoinSet::new();
     for listener in config.listeners {
         let fail = |e: std::io::Error| StartError::Config(format!("listener: {e}"));
         listener.set_nonblocking(true).map_err(fail)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(fail)?;
-        tasks.spawn(server::accept(listener, tls.clone(), server.clone(), stop.clone()));
+        tasks.spawn(server::accept(
+            listener,
+            tls.clone(),
+            server.clone(),
+            stop.clone(),
+        ));
     }
     tasks.spawn(rest::crds::resume(server.clone()));
-    Ok(ServerHandle { server, addresses, tasks })
+    Ok(ServerHandle {
+        server,
+        addresses,
+        tasks,
+    })
 }
 
 fn local_addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
     if listeners.is_empty() {
         return Err(StartError::Config("no listener given".to_owned()));
     }
-    listeners.iter().map(|l| l.local_addr().map_err(|e| StartError::Config(format!("listener: {e}")))).collect()
+    listeners
+        .iter()
+        .map(|l| {
+            l.local_addr()
+                .map_err(|e| StartError::Config(format!("listener: {e}")))
+        })
+        .collect()
 }
 
-fn subject_names(config: &Config, addresses: &[SocketAddr], services: &services::Addresses) -> (Vec<String>, Vec<IpAddr>) {
-    let mut names: Vec<String> =
-        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-            .map(str::to_owned)
-            .to_vec();
-    let mut ips: Vec<IpAddr> = vec![IpAddr::from([127, 0, 0, 1]), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
+fn subject_names(
+    config: &Config,
+    addresses: &[SocketAddr],
+    services: &services::Addresses,
+) -> (Vec<String>, Vec<IpAddr>) {
+    let mut names: Vec<String> = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let mut ips: Vec<IpAddr> = vec![
+        IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+    ];
     ips.extend(services.first_of_each());
     ips.extend(config.advertise.map(|a| a.ip()));
-    ips.extend(addresses.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()));
+    ips.extend(
+        addresses
+            .iter()
+            .map(SocketAddr::ip)
+            .filter(|ip| !ip.is_unspecified()),
+    );
     for san in &config.extra_sans {
         match san.parse() {
             Ok(ip) => ips.push(ip),

@@ -19,7 +19,10 @@ pub fn format_time(time: jiff::Timestamp) -> String {
 
 /// A string field by JSON pointer; empty if absent.
 pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// `metadata.name`.
@@ -39,12 +42,20 @@ pub fn uid(object: &Value) -> &str {
 
 /// Whether deletion has begun.
 pub fn is_terminating(object: &Value) -> bool {
-    object.pointer("/metadata/deletionTimestamp").is_some_and(Value::is_string)
+    object
+        .pointer("/metadata/deletionTimestamp")
+        .is_some_and(Value::is_string)
 }
 
 /// `metadata.finalizers`.
 pub fn finalizers(object: &Value) -> Vec<&str> {
-    object.pointer("/metadata/finalizers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+    object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
 }
 
 /// The object's metadata, made if absent.
@@ -85,13 +96,24 @@ pub fn default_text(map: &mut Map<String, Value>, field: &str, value: &str) {
 }
 
 /// A list field's elements as mutable objects.
-pub fn objects_mut<'a>(map: &'a mut Map<String, Value>, field: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> {
-    map.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+pub fn objects_mut<'a>(
+    map: &'a mut Map<String, Value>,
+    field: &str,
+) -> impl Iterator<Item = &'a mut Map<String, Value>> {
+    map.get_mut(field)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
 }
 
 /// A list field's elements.
 pub fn items<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    object.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
 }
 
 /// Five random characters as in generated names.
@@ -99,14 +121,21 @@ pub fn suffix() -> String {
     // The alphabet has no vowels (no words) and no characters that are easily taken for others.
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let random = uuid::Uuid::new_v4();
-    random.as_bytes().iter().take(5).filter_map(|b| ALPHABET.get(usize::from(*b) % ALPHABET.len())).map(|b| char::from(*b)).collect()
+    random
+        .as_bytes()
+        .iter()
+        .take(5)
+        .filter_map(|b| ALPHABET.get(usize::from(*b) % ALPHABET.len()))
+        .map(|b| char::from(*b))
+        .collect()
 }
 
 static LABEL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"));
 static LABEL_1035: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[a-z]([-a-z0-9]*[a-z0-9])?$"));
 static SUBDOMAIN: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"));
-static QUALIFIED: LazyLock<Regex> = LazyLock::new(|| pattern(r"^([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$"));
+static QUALIFIED: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$"));
 
 fn pattern(source: &str) -> Regex {
     Regex::new(source).expect("the pattern is a constant of this file")
@@ -147,7 +176,10 @@ pub fn path_segment_problem(name: &str) -> Option<String> {
     if matches!(name, "." | "..") {
         return Some(format!("may not be '{name}'"));
     }
-    ['/', '%'].into_iter().find(|c| name.contains(*c)).map(|c| format!("may not contain '{c}'"))
+    ['/', '%']
+        .into_iter()
+        .find(|c| name.contains(*c))
+        .map(|c| format!("may not contain '{c}'"))
 }
 
 fn qualified_problem(key: &str) -> Option<String> {
@@ -224,7 +256,11 @@ mod tests {
     #[test]
     fn names_are_checked_with_the_real_texts() {
         assert!(label_problem("good-1").is_none());
-        assert!(label_problem("Bad").unwrap().starts_with("a lowercase RFC 1123 label must"));
+        assert!(
+            label_problem("Bad")
+                .unwrap()
+                .starts_with("a lowercase RFC 1123 label must")
+        );
         assert!(subdomain_problem("a.b-c").is_none());
         assert!(subdomain_problem("a..b").is_some());
         assert!(label_1035_problem("1a").is_some());

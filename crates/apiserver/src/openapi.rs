@@ -33,13 +33,20 @@ pub fn v3(server: &Server, document: &str) -> Outcome<Answer> {
         for kind in catalogue.all() {
             let path = path_of(kind);
             if !paths.contains_key(&path) {
-                let url = format!("/openapi/v3/{path}?hash={:X}", fingerprint(&catalogue, &path));
+                let url = format!(
+                    "/openapi/v3/{path}?hash={:X}",
+                    fingerprint(&catalogue, &path)
+                );
                 paths.insert(path, json!({"serverRelativeURL": url}));
             }
         }
         return Ok(request::json(StatusCode::OK, &json!({"paths": paths})));
     }
-    let kinds: Vec<&Kind> = catalogue.all().map(|k| &**k).filter(|k| path_of(k) == document).collect();
+    let kinds: Vec<&Kind> = catalogue
+        .all()
+        .map(|k| &**k)
+        .filter(|k| path_of(k) == document)
+        .collect();
     if kinds.is_empty() {
         return Err(Failure::no_such_path());
     }
@@ -47,7 +54,11 @@ pub fn v3(server: &Server, document: &str) -> Outcome<Answer> {
 }
 
 fn path_of(kind: &Kind) -> String {
-    if kind.group.is_empty() { format!("api/{}", kind.version) } else { format!("apis/{}/{}", kind.group, kind.version) }
+    if kind.group.is_empty() {
+        format!("api/{}", kind.version)
+    } else {
+        format!("apis/{}/{}", kind.group, kind.version)
+    }
 }
 
 /// Changes when the documents of the path may have changed, so that clients cache.
@@ -71,7 +82,11 @@ fn assemble(kinds: &[&Kind]) -> Value {
         };
         let document = match &kind.custom {
             Some(custom) => custom_document(&custom.document),
-            None => builtin().documents.get(&name).cloned().unwrap_or_else(|| json!({"type": "object"})),
+            None => builtin()
+                .documents
+                .get(&name)
+                .cloned()
+                .unwrap_or_else(|| json!({"type": "object"})),
         };
         collect(&document, &mut schemas);
         let mut document = document;
@@ -103,7 +118,10 @@ fn custom_document(schema: &Value) -> Value {
     let properties = crate::object::child(&mut document, "properties");
     properties.insert("apiVersion".to_owned(), json!({"type": "string", "description": "APIVersion defines the versioned schema of this representation of an object."}));
     properties.insert("kind".to_owned(), json!({"type": "string", "description": "Kind is a string value representing the REST resource this object represents."}));
-    properties.insert("metadata".to_owned(), json!({"description": "Standard object's metadata.", "allOf": [{"$ref": META}]}));
+    properties.insert(
+        "metadata".to_owned(),
+        json!({"description": "Standard object's metadata.", "allOf": [{"$ref": META}]}),
+    );
     document
 }
 
@@ -111,7 +129,10 @@ fn custom_document(schema: &Value) -> Value {
 fn collect(document: &Value, schemas: &mut Map<String, Value>) {
     match document {
         Value::Object(map) => {
-            if let Some(name) = map.get("$ref").and_then(Value::as_str).and_then(|r| r.rsplit('/').next())
+            if let Some(name) = map
+                .get("$ref")
+                .and_then(Value::as_str)
+                .and_then(|r| r.rsplit('/').next())
                 && !schemas.contains_key(name)
                 && let Some(found) = builtin().documents.get(name)
             {
@@ -127,11 +148,29 @@ fn collect(document: &Value, schemas: &mut Map<String, Value>) {
 
 /// The operations that clients look at: they say whether `fieldValidation` and `dryRun` exist.
 fn add_paths(kind: &Kind, schema: &str, paths: &mut Map<String, Value>) {
-    let base = if kind.namespaced { format!("/{}/namespaces/{{namespace}}/{}", path_of(kind), kind.plural) } else { format!("/{}/{}", path_of(kind), kind.plural) };
-    let content = json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{schema}")}}});
+    let base = if kind.namespaced {
+        format!(
+            "/{}/namespaces/{{namespace}}/{}",
+            path_of(kind),
+            kind.plural
+        )
+    } else {
+        format!("/{}/{}", path_of(kind), kind.plural)
+    };
+    let content =
+        json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{schema}")}}});
     let query = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     let operation = |action: &str, write: bool| {
-        let parameters = if write { vec![query("dryRun"), query("fieldManager"), query("fieldValidation"), query("pretty")] } else { vec![query("pretty")] };
+        let parameters = if write {
+            vec![
+                query("dryRun"),
+                query("fieldManager"),
+                query("fieldValidation"),
+                query("pretty"),
+            ]
+        } else {
+            vec![query("pretty")]
+        };
         let mut operation = json!({
             "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk(kind), "parameters": parameters,
             "responses": {"200": {"description": "OK", "content": content}},
@@ -141,7 +180,10 @@ fn add_paths(kind: &Kind, schema: &str, paths: &mut Map<String, Value>) {
         }
         operation
     };
-    paths.insert(base.clone(), json!({"get": operation("list", false), "post": operation("post", true)}));
+    paths.insert(
+        base.clone(),
+        json!({"get": operation("list", false), "post": operation("post", true)}),
+    );
     paths.insert(
         format!("{base}/{{name}}"),
         json!({
@@ -158,13 +200,22 @@ mod tests {
     #[test]
     fn documents_are_closed_and_say_that_fields_are_validated() {
         let catalogue = Catalogue::new(Vec::new());
-        let kinds: Vec<&Kind> = catalogue.all().map(|k| &**k).filter(|k| path_of(k) == "apis/apps/v1").collect();
+        let kinds: Vec<&Kind> = catalogue
+            .all()
+            .map(|k| &**k)
+            .filter(|k| path_of(k) == "apis/apps/v1")
+            .collect();
         let document = assemble(&kinds);
         let schemas = document["components"]["schemas"].as_object().unwrap();
         fn references(value: &Value, out: &mut Vec<String>) {
             match value {
                 Value::Object(map) => {
-                    out.extend(map.get("$ref").and_then(Value::as_str).and_then(|r| r.rsplit('/').next()).map(str::to_owned));
+                    out.extend(
+                        map.get("$ref")
+                            .and_then(Value::as_str)
+                            .and_then(|r| r.rsplit('/').next())
+                            .map(str::to_owned),
+                    );
                     map.values().for_each(|v| references(v, out));
                 }
                 Value::Array(items) => items.iter().for_each(|v| references(v, out)),
@@ -174,7 +225,14 @@ mod tests {
         let mut names = Vec::new();
         references(&document, &mut names);
         assert!(names.iter().all(|n| schemas.contains_key(n)));
-        let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
-        assert!(patch["parameters"].as_array().unwrap().iter().any(|p| p["name"] == "fieldValidation"));
+        let patch =
+            &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+        assert!(
+            patch["parameters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|p| p["name"] == "fieldValidation")
+        );
     }
 }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -42,7 +42,11 @@ impl Pki {
     /// Loads the PKI of a data folder or makes it.
     pub fn open(data_dir: &Path) -> Result<Self, StartError> {
         let dir = data_dir.join("pki");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| file_error(&dir, e))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|e| file_error(&dir, e))?;
         let ca_key = load_key(&dir.join("ca.key"))?;
         let certificate = dir.join("ca.crt");
         let ca_pem = match fs::read_to_string(&certificate) {
@@ -57,7 +61,12 @@ impl Pki {
         let ca_der = der(&ca_pem)?;
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, ca_key).map_err(pki_error)?;
         let service_account_key = load_key(&dir.join("sa.key"))?;
-        Ok(Self { ca_pem, issuer, ca_der, service_account_key })
+        Ok(Self {
+            ca_pem,
+            issuer,
+            ca_der,
+            service_account_key,
+        })
     }
 
     /// The CA certificate, PEM.
@@ -84,9 +93,13 @@ impl Pki {
         let key = KeyPair::generate().map_err(pki_error)?;
         let mut params = leaf_params("kube-apiserver", &[], ExtendedKeyUsagePurpose::ServerAuth);
         for name in names {
-            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().map_err(pki_error)?));
+            params.subject_alt_names.push(SanType::DnsName(
+                name.as_str().try_into().map_err(pki_error)?,
+            ));
         }
-        params.subject_alt_names.extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
+        params
+            .subject_alt_names
+            .extend(addresses.iter().map(|a| SanType::IpAddress(*a)));
         let certificate = params.signed_by(&key, &self.issuer).map_err(pki_error)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok((vec![certificate.der().clone(), self.ca_der.clone()], key))
@@ -95,17 +108,27 @@ impl Pki {
     /// A client certificate for a user.
     pub fn issue_client(&self, user: &ClientUser) -> Result<ClientCredentials, StartError> {
         let key = KeyPair::generate().map_err(pki_error)?;
-        let params = leaf_params(&user.name, &user.groups, ExtendedKeyUsagePurpose::ClientAuth);
+        let params = leaf_params(
+            &user.name,
+            &user.groups,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        );
         let certificate = params.signed_by(&key, &self.issuer).map_err(pki_error)?;
-        Ok(ClientCredentials { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        Ok(ClientCredentials {
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        })
     }
 
     /// A kubeconfig with a freshly issued client certificate.
     pub fn kubeconfig(&self, server_url: &str, user: &ClientUser) -> Result<String, StartError> {
         let credentials = self.issue_client(user)?;
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-        let (ca, certificate, key) =
-            (encode(&self.ca_pem), encode(&credentials.certificate_pem), encode(&credentials.key_pem));
+        let (ca, certificate, key) = (
+            encode(&self.ca_pem),
+            encode(&credentials.certificate_pem),
+            encode(&credentials.key_pem),
+        );
         let name = &user.name;
         Ok(format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: osm-local\npreferences: {{}}\n\
@@ -119,9 +142,15 @@ impl Pki {
 fn ca_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "kubernetes");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "kubernetes");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     validity(&mut params, CA_DAYS);
     params
 }
@@ -130,14 +159,21 @@ fn leaf_params(name: &str, groups: &[String], usage: ExtendedKeyUsagePurpose) ->
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     for group in groups {
-        params.distinguished_name.push(DnType::OrganizationName, group.as_str());
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, group.as_str());
     }
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+    ];
     params.extended_key_usages = vec![usage];
     params.use_authority_key_identifier_extension = true;
-    params.serial_number = Some(SerialNumber::from_slice(&uuid::Uuid::new_v4().as_bytes()[..8]));
+    params.serial_number = Some(SerialNumber::from_slice(
+        &uuid::Uuid::new_v4().as_bytes()[..8],
+    ));
     validity(&mut params, LEAF_DAYS);
     params
 }
@@ -150,7 +186,9 @@ fn validity(params: &mut CertificateParams, days: i64) {
 
 fn load_key(path: &Path) -> Result<KeyPair, StartError> {
     match fs::read_to_string(path) {
-        Ok(pem) => KeyPair::from_pem(&pem).map_err(|e| StartError::Pki(format!("{}: {e}", path.display()))),
+        Ok(pem) => {
+            KeyPair::from_pem(&pem).map_err(|e| StartError::Pki(format!("{}: {e}", path.display())))
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(pki_error)?;
             write_file(path, &key.serialize_pem())?;
@@ -164,7 +202,12 @@ fn load_key(path: &Path) -> Result<KeyPair, StartError> {
 fn write_file(path: &Path, text: &str) -> Result<(), StartError> {
     let temporary: PathBuf = path.with_extension("new");
     let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -174,7 +217,8 @@ fn write_file(path: &Path, text: &str) -> Result<(), StartError> {
 
 fn der(pem: &str) -> Result<CertificateDer<'static>, StartError> {
     use rustls_pki_types::pem::PemObject;
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| StartError::Pki(format!("ca.crt: {e:?}")))
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|e| StartError::Pki(format!("ca.crt: {e:?}")))
 }
 
 fn pki_error(error: impl std::fmt::Display) -> StartError {
@@ -182,7 +226,10 @@ fn pki_error(error: impl std::fmt::Display) -> StartError {
 }
 
 fn file_error(path: &Path, source: std::io::Error) -> StartError {
-    StartError::File { path: path.to_owned(), source }
+    StartError::File {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +248,14 @@ mod tests {
         let (_, ca) = x509_parser::parse_x509_certificate(first.ca_der()).unwrap();
         leaf.verify_signature(Some(ca.public_key())).unwrap();
         assert!(!leaf.is_ca());
-        assert_eq!(leaf.subject().iter_organization().next().unwrap().as_str().unwrap(), "system:masters");
+        assert_eq!(
+            leaf.subject()
+                .iter_organization()
+                .next()
+                .unwrap()
+                .as_str()
+                .unwrap(),
+            "system:masters"
+        );
     }
 }

@@ -19,11 +19,39 @@ const DEPTH: usize = 32;
 
 /// Fields whose zero is a value. Go writes zeros of all others although they are absent.
 const MEANT_ZERO: [&str; 33] = [
-    "replicas", "terminationGracePeriodSeconds", "backoffLimit", "activeDeadlineSeconds", "parallelism", "completions",
-    "revisionHistoryLimit", "gracePeriodSeconds", "runAsUser", "runAsGroup", "fsGroup", "partition", "ttlSecondsAfterFinished",
-    "timeoutSeconds", "expirationSeconds", "tolerationSeconds", "intVal", "automountServiceAccountToken", "enableServiceLinks",
-    "optional", "allowPrivilegeEscalation", "runAsNonRoot", "readOnlyRootFilesystem", "privileged", "immutable", "suspend",
-    "controller", "blockOwnerDeletion", "allocateLoadBalancerNodePorts", "ready", "serving", "terminating", "orphanDependents",
+    "replicas",
+    "terminationGracePeriodSeconds",
+    "backoffLimit",
+    "activeDeadlineSeconds",
+    "parallelism",
+    "completions",
+    "revisionHistoryLimit",
+    "gracePeriodSeconds",
+    "runAsUser",
+    "runAsGroup",
+    "fsGroup",
+    "partition",
+    "ttlSecondsAfterFinished",
+    "timeoutSeconds",
+    "expirationSeconds",
+    "tolerationSeconds",
+    "intVal",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "optional",
+    "allowPrivilegeEscalation",
+    "runAsNonRoot",
+    "readOnlyRootFilesystem",
+    "privileged",
+    "immutable",
+    "suspend",
+    "controller",
+    "blockOwnerDeletion",
+    "allocateLoadBalancerNodePorts",
+    "ready",
+    "serving",
+    "terminating",
+    "orphanDependents",
 ];
 
 struct Field {
@@ -34,8 +62,13 @@ struct Field {
 type Message = HashMap<u64, Field>;
 
 static MESSAGES: LazyLock<HashMap<&'static str, Message>> = LazyLock::new(|| {
-    let lines = include_str!("protobuf/fields.txt").lines().filter(|l| !l.starts_with('#'));
-    lines.filter_map(|line| line.split_once(' ').or(Some((line, "")))).map(|(name, fields)| (name, message(fields))).collect()
+    let lines = include_str!("protobuf/fields.txt")
+        .lines()
+        .filter(|l| !l.starts_with('#'));
+    lines
+        .filter_map(|line| line.split_once(' ').or(Some((line, ""))))
+        .map(|(name, fields)| (name, message(fields)))
+        .collect()
 });
 
 fn message(fields: &'static str) -> Message {
@@ -49,14 +82,21 @@ fn message(fields: &'static str) -> Message {
 
 /// Reads a body; the error says what is not understood.
 pub fn decode(body: &[u8]) -> Result<Value, String> {
-    let body = body.strip_prefix(MAGIC).ok_or("it does not begin with the Kubernetes protobuf prefix")?;
-    let (mut api_version, mut kind, mut raw, mut content_type) = (String::new(), String::new(), &[][..], String::new());
+    let body = body
+        .strip_prefix(MAGIC)
+        .ok_or("it does not begin with the Kubernetes protobuf prefix")?;
+    let (mut api_version, mut kind, mut raw, mut content_type) =
+        (String::new(), String::new(), &[][..], String::new());
     each(body, |number, value| {
         match (number, value) {
             (1, Wire::Bytes(type_meta)) => each(type_meta, |number, value| {
                 if let Wire::Bytes(bytes) = value {
                     let text = String::from_utf8_lossy(bytes).into_owned();
-                    if number == 1 { api_version = text } else { kind = text }
+                    if number == 1 {
+                        api_version = text
+                    } else {
+                        kind = text
+                    }
                 }
                 Ok(())
             })?,
@@ -71,7 +111,9 @@ pub fn decode(body: &[u8]) -> Result<Value, String> {
     }
     let name = message_name(&api_version, &kind);
     let name = MESSAGES.get_key_value(name.as_str()).map(|(n, _)| *n);
-    let name = name.ok_or_else(|| format!("{kind} in {api_version} is not read from protobuf by this server"))?;
+    let name = name.ok_or_else(|| {
+        format!("{kind} in {api_version} is not read from protobuf by this server")
+    })?;
     let type_name = format!("io.k8s.api.{name}");
     let schema = crate::kinds::schema_of(&type_name);
     let mut map = object(name, raw, Some(&schema), 0)?;
@@ -86,19 +128,33 @@ fn message_name(api_version: &str, kind: &str) -> String {
     }
     let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
     let group = if group.is_empty() { "core" } else { group };
-    format!("{}.{version}.{kind}", group.split('.').next().unwrap_or_default())
+    format!(
+        "{}.{version}.{kind}",
+        group.split('.').next().unwrap_or_default()
+    )
 }
 
-fn object(name: &str, bytes: &[u8], schema: Option<&Schema>, depth: usize) -> Result<Map<String, Value>, String> {
+fn object(
+    name: &str,
+    bytes: &[u8],
+    schema: Option<&Schema>,
+    depth: usize,
+) -> Result<Map<String, Value>, String> {
     if depth > DEPTH {
         return Err("the message is nested too deeply".to_owned());
     }
-    let fields = MESSAGES.get(name).ok_or_else(|| format!("message {name} is not known"))?;
-    let schema = schema.map(|s| builtin().definitions.resolve(s)).filter(|s| !s.properties.is_empty());
+    let fields = MESSAGES
+        .get(name)
+        .ok_or_else(|| format!("message {name} is not known"))?;
+    let schema = schema
+        .map(|s| builtin().definitions.resolve(s))
+        .filter(|s| !s.properties.is_empty());
     let mut map = Map::new();
     each(bytes, |number, wire| {
         // A field of a newer version: dropped, as Go drops it.
-        let Some(field) = fields.get(&number) else { return Ok(()) };
+        let Some(field) = fields.get(&number) else {
+            return Ok(());
+        };
         let property = schema.and_then(|s| s.properties.get(field.name));
         let inlined = schema.is_some() && property.is_none();
         if let Some(element) = field.kind.strip_prefix('*') {
@@ -112,9 +168,10 @@ fn object(name: &str, bytes: &[u8], schema: Option<&Schema>, depth: usize) -> Re
                 Additional::Schema(inner) => Some(&**inner),
                 _ => None,
             });
-            if let (Value::Object(entries), Some((key, value))) =
-                (map.entry(field.name).or_insert_with(|| json!({})), entry(element, &wire, inner, depth)?)
-            {
+            if let (Value::Object(entries), Some((key, value))) = (
+                map.entry(field.name).or_insert_with(|| json!({})),
+                entry(element, &wire, inner, depth)?,
+            ) {
                 entries.insert(key, value);
             }
         } else if inlined && MESSAGES.contains_key(field.kind) {
@@ -140,10 +197,17 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
-fn value(kind: &str, wire: &Wire<'_>, schema: Option<&Schema>, depth: usize) -> Result<Option<Value>, String> {
+fn value(
+    kind: &str,
+    wire: &Wire<'_>,
+    schema: Option<&Schema>,
+    depth: usize,
+) -> Result<Option<Value>, String> {
     Ok(match (kind, wire) {
         ("s", Wire::Bytes(bytes)) => Some(json!(String::from_utf8_lossy(bytes))),
-        ("y", Wire::Bytes(bytes)) => Some(json!(base64::engine::general_purpose::STANDARD.encode(bytes))),
+        ("y", Wire::Bytes(bytes)) => Some(json!(
+            base64::engine::general_purpose::STANDARD.encode(bytes)
+        )),
         ("i", Wire::Number(n)) => Some(json!(n.cast_signed())),
         ("b", Wire::Number(n)) => Some(json!(*n != 0)),
         ("d", Wire::Fixed(bits)) => Some(json!(f64::from_bits(*bits))),
@@ -160,8 +224,15 @@ fn value(kind: &str, wire: &Wire<'_>, schema: Option<&Schema>, depth: usize) -> 
     })
 }
 
-fn entry(kind: &str, wire: &Wire<'_>, schema: Option<&Schema>, depth: usize) -> Result<Option<(String, Value)>, String> {
-    let Wire::Bytes(bytes) = wire else { return Err("a map entry is not a message".to_owned()) };
+fn entry(
+    kind: &str,
+    wire: &Wire<'_>,
+    schema: Option<&Schema>,
+    depth: usize,
+) -> Result<Option<(String, Value)>, String> {
+    let Wire::Bytes(bytes) = wire else {
+        return Err("a map entry is not a message".to_owned());
+    };
     let (mut key, mut content) = (String::new(), None);
     each(bytes, |number, wire| {
         match (number, &wire) {
@@ -194,7 +265,11 @@ fn time(bytes: &[u8], micro: bool) -> Result<Option<Value>, String> {
     let (mut seconds, mut nanos) = (0, 0);
     each(bytes, |number, wire| {
         if let Wire::Number(n) = wire {
-            if number == 1 { seconds = n.cast_signed() } else { nanos = n.cast_signed() }
+            if number == 1 {
+                seconds = n.cast_signed()
+            } else {
+                nanos = n.cast_signed()
+            }
         }
         Ok(())
     })?;
@@ -203,7 +278,11 @@ fn time(bytes: &[u8], micro: bool) -> Result<Option<Value>, String> {
     }
     let nanos = i32::try_from(nanos).map_err(|e| e.to_string())?;
     let time = jiff::Timestamp::new(seconds, nanos).map_err(|e| e.to_string())?;
-    let text = if micro { time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string() } else { crate::object::format_time(time) };
+    let text = if micro {
+        time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+    } else {
+        crate::object::format_time(time)
+    };
     Ok(Some(json!(text)))
 }
 
@@ -230,18 +309,31 @@ enum Wire<'a> {
 }
 
 /// Calls `take` with each field of a message.
-fn each<'a>(mut bytes: &'a [u8], mut take: impl FnMut(u64, Wire<'a>) -> Result<(), String>) -> Result<(), String> {
+fn each<'a>(
+    mut bytes: &'a [u8],
+    mut take: impl FnMut(u64, Wire<'a>) -> Result<(), String>,
+) -> Result<(), String> {
     const SHORT: &str = "the message ends too early";
     while !bytes.is_empty() {
         let tag = varint(&mut bytes).ok_or(SHORT)?;
         let wire = match tag & 7 {
             0 => Wire::Number(varint(&mut bytes).ok_or(SHORT)?),
-            1 => Wire::Fixed(u64::from_le_bytes(*split(&mut bytes, 8).and_then(|b| b.first_chunk()).ok_or(SHORT)?)),
+            1 => Wire::Fixed(u64::from_le_bytes(
+                *split(&mut bytes, 8)
+                    .and_then(|b| b.first_chunk())
+                    .ok_or(SHORT)?,
+            )),
             2 => {
-                let length = varint(&mut bytes).and_then(|n| usize::try_from(n).ok()).ok_or(SHORT)?;
+                let length = varint(&mut bytes)
+                    .and_then(|n| usize::try_from(n).ok())
+                    .ok_or(SHORT)?;
                 Wire::Bytes(split(&mut bytes, length).ok_or(SHORT)?)
             }
-            5 => Wire::Fixed(u64::from(u32::from_le_bytes(*split(&mut bytes, 4).and_then(|b| b.first_chunk()).ok_or(SHORT)?))),
+            5 => Wire::Fixed(u64::from(u32::from_le_bytes(
+                *split(&mut bytes, 4)
+                    .and_then(|b| b.first_chunk())
+                    .ok_or(SHORT)?,
+            ))),
             other => return Err(format!("wire type {other} is not known")),
         };
         take(tag >> 3, wire)?;
@@ -287,10 +379,20 @@ mod tests {
     fn a_namespace_reads_without_the_zeros_that_go_writes() {
         // metadata{name "x", generateName "", generation 0, creationTimestamp {}, labels {a: b}}, spec {}, status {}
         let labels = field(11, &[field(1, b"a"), field(2, b"b")].concat());
-        let metadata = [field(1, b"x"), field(2, b""), vec![7 << 3, 0], field(8, b""), labels].concat();
+        let metadata = [
+            field(1, b"x"),
+            field(2, b""),
+            vec![7 << 3, 0],
+            field(8, b""),
+            labels,
+        ]
+        .concat();
         let raw = [field(1, &metadata), field(2, b""), field(3, b"")].concat();
         let value = decode(&envelope("v1", "Namespace", &raw)).unwrap();
-        assert_eq!(value, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x", "labels": {"a": "b"}}, "spec": {}, "status": {}}));
+        assert_eq!(
+            value,
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x", "labels": {"a": "b"}}, "spec": {}, "status": {}})
+        );
     }
 
     #[test]
@@ -299,16 +401,27 @@ mod tests {
         let target = [vec![8, 1], vec![16, 0], field(3, b"http")].concat();
         let port = [vec![3 << 3, 80], field(4, &target)].concat();
         let value = decode(&envelope("v1", "Service", &field(2, &field(1, &port)))).unwrap();
-        assert_eq!(value["spec"]["ports"], json!([{"port": 80, "targetPort": "http"}]));
+        assert_eq!(
+            value["spec"]["ports"],
+            json!([{"port": 80, "targetPort": "http"}])
+        );
         // Pod spec.volumes[0]{name v, volumeSource{emptyDir{}}}: the source is inlined.
         let volume = [field(1, b"v"), field(2, &field(2, b""))].concat();
         let value = decode(&envelope("v1", "Pod", &field(2, &field(1, &volume)))).unwrap();
-        assert_eq!(value["spec"]["volumes"], json!([{"name": "v", "emptyDir": {}}]));
+        assert_eq!(
+            value["spec"]["volumes"],
+            json!([{"name": "v", "emptyDir": {}}])
+        );
     }
 
     #[test]
     fn nonsense_is_an_error_and_no_panic() {
-        for body in [&b""[..], b"k8s\0", b"k8s\0\x0a\xff", b"k8s\0\x12\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80"] {
+        for body in [
+            &b""[..],
+            b"k8s\0",
+            b"k8s\0\x0a\xff",
+            b"k8s\0\x12\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80",
+        ] {
             assert!(decode(body).is_err());
         }
     }

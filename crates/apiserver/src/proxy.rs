@@ -34,10 +34,21 @@ const DROPPED: [header::HeaderName; 9] = [
 /// Answers a proxied request.
 pub async fn answer(target: &Target, call: Call) -> Outcome<Answer> {
     let address = resolve(target)?;
-    let path = if target.rest.is_empty() { "/" } else { target.rest.as_str() };
-    let uri = if call.raw_query.is_empty() { path.to_owned() } else { format!("{path}?{}", call.raw_query) };
-    let uri: Uri = uri.parse().map_err(|e| Failure::bad_request(format!("proxied path {path:?}: {e}")))?;
-    let unreachable = |e: String| Failure::unavailable(format!("error trying to reach service: {e}"));
+    let path = if target.rest.is_empty() {
+        "/"
+    } else {
+        target.rest.as_str()
+    };
+    let uri = if call.raw_query.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", call.raw_query)
+    };
+    let uri: Uri = uri
+        .parse()
+        .map_err(|e| Failure::bad_request(format!("proxied path {path:?}: {e}")))?;
+    let unreachable =
+        |e: String| Failure::unavailable(format!("error trying to reach service: {e}"));
     let stream = dial(&target.server, address).await.map_err(unreachable)?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|e| unreachable(e.to_string()))?;
@@ -51,13 +62,18 @@ pub async fn answer(target: &Target, call: Call) -> Outcome<Answer> {
         request.headers_mut().insert(header::HOST, host);
     }
     let sent = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
-    let answer = sent.map_err(|_| unreachable("timed out".to_owned()))?.map_err(|e| unreachable(e.to_string()))?;
+    let answer = sent
+        .map_err(|_| unreachable("timed out".to_owned()))?
+        .map_err(|e| unreachable(e.to_string()))?;
     let (mut parts, body) = answer.into_parts();
     for name in &DROPPED {
         parts.headers.remove(name);
     }
     parts.version = http::Version::default();
-    Ok(Answer::from_parts(parts, body.map_err(std::io::Error::other).boxed_unsync()))
+    Ok(Answer::from_parts(
+        parts,
+        body.map_err(std::io::Error::other).boxed_unsync(),
+    ))
 }
 
 fn forwarded(headers: &HeaderMap) -> HeaderMap {
@@ -75,7 +91,9 @@ fn split(name: &str) -> Outcome<(&str, &str)> {
         [name] => Ok((name, "")),
         [name, port] => Ok((name, port)),
         ["http" | "", name, port] => Ok((name, port)),
-        _ => Err(Failure::bad_request(format!("invalid proxy target {name:?}: only http is supported"))),
+        _ => Err(Failure::bad_request(format!(
+            "invalid proxy target {name:?}: only http is supported"
+        ))),
     }
 }
 
@@ -86,20 +104,37 @@ fn resolve(target: &Target) -> Outcome<SocketAddr> {
     let object: Arc<serde_json::Value> =
         found.ok_or_else(|| Failure::not_found(&target.kind.group, &target.kind.plural, name))?;
     if target.kind.plural == "services" {
-        let wanted = items(&object, "/spec/ports").find(|p| port.is_empty() || text(p, "/name") == port || p["port"].to_string() == port);
-        let number = wanted.and_then(|p| p["port"].as_u64()).and_then(|p| u16::try_from(p).ok());
-        let number = number.ok_or_else(|| Failure::unavailable(format!("no service port {port:?} found for service {name:?}")))?;
-        return endpoint(&target.server, &target.namespace, name, number).map_err(Failure::unavailable);
+        let wanted = items(&object, "/spec/ports").find(|p| {
+            let same = |n: u16| p["port"] == n;
+            port.is_empty() || text(p, "/name") == port || port.parse().is_ok_and(same)
+        });
+        let number = wanted
+            .and_then(|p| p["port"].as_u64())
+            .and_then(|p| u16::try_from(p).ok());
+        let number = number.ok_or_else(|| {
+            Failure::unavailable(format!(
+                "no service port {port:?} found for service {name:?}"
+            ))
+        })?;
+        return endpoint(&target.server, &target.namespace, name, number)
+            .map_err(Failure::unavailable);
     }
     let declared = || {
-        items(&object, "/spec/containers").flat_map(|c| items(c, "/ports")).find(|p| port.is_empty() || text(p, "/name") == port)
+        items(&object, "/spec/containers")
+            .flat_map(|c| items(c, "/ports"))
+            .find(|p| port.is_empty() || text(p, "/name") == port)
     };
     let number = match port.parse::<u16>() {
         Ok(number) => number,
-        Err(_) => declared().and_then(|p| p["containerPort"].as_u64()).and_then(|p| u16::try_from(p).ok()).unwrap_or(80),
+        Err(_) => declared()
+            .and_then(|p| p["containerPort"].as_u64())
+            .and_then(|p| u16::try_from(p).ok())
+            .unwrap_or(80),
     };
     let ip = text(&object, "/status/podIP").parse();
-    let ip = ip.map_err(|_| Failure::bad_request(format!("address not allowed: pod {name} has no IP yet")))?;
+    let ip = ip.map_err(|_| {
+        Failure::bad_request(format!("address not allowed: pod {name} has no IP yet"))
+    })?;
     Ok(SocketAddr::new(ip, number))
 }
 

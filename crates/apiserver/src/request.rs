@@ -36,17 +36,24 @@ impl Query {
 
     /// The first value of a parameter.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, v)| v.as_str())
     }
 
     /// All values of a parameter.
     pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .filter(move |(k, _)| k == key)
+            .map(|(_, v)| v.as_str())
     }
 
     /// Whether a parameter is `true` or `1` (or given without value, as Go reads it).
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|v| matches!(v, "true" | "1" | "True" | "TRUE" | "t"))
+        self.get(key)
+            .is_some_and(|v| matches!(v, "true" | "1" | "True" | "TRUE" | "t"))
     }
 
     /// A number; garbage is an error naming the parameter.
@@ -166,7 +173,11 @@ pub fn route(path: &str) -> Route {
 fn resource(group: &str, version: &str, path: &str, skip: usize) -> Route {
     // Split anew with empty parts kept, since a proxied path may have them.
     let parts: Vec<&str> = path.split('/').skip(1 + skip).collect();
-    let mut at = ResourcePath { group: group.to_owned(), version: version.to_owned(), ..ResourcePath::default() };
+    let mut at = ResourcePath {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        ..ResourcePath::default()
+    };
     let rest = match parts.as_slice() {
         ["namespaces", namespace, sub @ ("status" | "finalize")] => {
             at.namespace = Some(decode(namespace, false));
@@ -228,7 +239,10 @@ pub struct Call {
 impl Call {
     /// A header as text.
     pub fn header(&self, name: header::HeaderName) -> &str {
-        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
     }
 
     /// `dryRun=All`; other values are errors.
@@ -241,10 +255,17 @@ impl Call {
                 other => {
                     let cause = crate::status::Cause {
                         reason: "FieldValueNotSupported",
-                        message: format!("Unsupported value: []string{{{other:?}}}: supported values: \"All\""),
+                        message: format!(
+                            "Unsupported value: []string{{{other:?}}}: supported values: \"All\""
+                        ),
                         field: "dryRun".to_owned(),
                     };
-                    return Err(Failure::invalid("meta.k8s.io", "CreateOptions", "", vec![cause]));
+                    return Err(Failure::invalid(
+                        "meta.k8s.io",
+                        "CreateOptions",
+                        "",
+                        vec![cause],
+                    ));
                 }
             }
         }
@@ -260,15 +281,22 @@ pub fn json(status: StatusCode, value: &Value) -> Answer {
 
 /// No body.
 pub fn empty() -> Body {
-    Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(Bytes::new())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// A plain answer.
 pub fn bytes_answer(status: StatusCode, media_type: &'static str, bytes: Bytes) -> Answer {
-    let body = Full::new(bytes).map_err(|never| match never {}).boxed_unsync();
+    let body = Full::new(bytes)
+        .map_err(|never| match never {})
+        .boxed_unsync();
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(media_type),
+    );
     answer
 }
 
@@ -277,7 +305,9 @@ pub fn failure(failure: &Failure) -> Answer {
     let status = StatusCode::from_u16(failure.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = json(status, &failure.body());
     if let Some(seconds) = failure.retry_after {
-        answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
+        answer
+            .headers_mut()
+            .insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
     }
     answer
 }
@@ -285,7 +315,10 @@ pub fn failure(failure: &Failure) -> Answer {
 /// Adds `Warning: 299 - "…"` headers, which kubectl prints.
 pub fn warn(answer: &mut Answer, warnings: &[String]) {
     for warning in warnings {
-        let text: String = warning.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let text: String = warning
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
         let text = text.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = header::HeaderValue::from_bytes(format!("299 - \"{text}\"").as_bytes()) {
             answer.headers_mut().append(header::WARNING, value);
@@ -299,7 +332,12 @@ mod tests {
 
     #[test]
     fn paths_are_taken_apart() {
-        let at = |group: &str, ns: Option<&str>, plural: &str, name: Option<&str>, sub: Option<&str>, rest: &str| {
+        let at = |group: &str,
+                  ns: Option<&str>,
+                  plural: &str,
+                  name: Option<&str>,
+                  sub: Option<&str>,
+                  rest: &str| {
             Route::Resource(ResourcePath {
                 group: group.into(),
                 version: "v1".into(),
@@ -312,15 +350,56 @@ mod tests {
         };
         let cases = [
             ("/api/v1/pods", at("", None, "pods", None, None, "")),
-            ("/api/v1/namespaces", at("", None, "namespaces", None, None, "")),
-            ("/api/v1/namespaces/a", at("", Some("a"), "namespaces", Some("a"), None, "")),
-            ("/api/v1/namespaces/a/finalize", at("", Some("a"), "namespaces", Some("a"), Some("finalize"), "")),
-            ("/api/v1/namespaces/a/pods/p/log", at("", Some("a"), "pods", Some("p"), Some("log"), "")),
-            ("/apis/apps/v1/namespaces/a/deployments/d/scale", at("apps", Some("a"), "deployments", Some("d"), Some("scale"), "")),
-            ("/api/v1/namespaces/a/pods/p:80/proxy/x//y/", at("", Some("a"), "pods", Some("p:80"), Some("proxy"), "/x//y/")),
-            ("/api/v1/namespaces/a/pods/p%3A80/proxy/", at("", Some("a"), "pods", Some("p:80"), Some("proxy"), "/")),
-            ("/apis/rbac.authorization.k8s.io/v1/clusterroles/system:x", at("rbac.authorization.k8s.io", None, "clusterroles", Some("system:x"), None, "")),
-            ("/apis/apps/v1", Route::Resources("apps".into(), "v1".into())),
+            (
+                "/api/v1/namespaces",
+                at("", None, "namespaces", None, None, ""),
+            ),
+            (
+                "/api/v1/namespaces/a",
+                at("", Some("a"), "namespaces", Some("a"), None, ""),
+            ),
+            (
+                "/api/v1/namespaces/a/finalize",
+                at("", Some("a"), "namespaces", Some("a"), Some("finalize"), ""),
+            ),
+            (
+                "/api/v1/namespaces/a/pods/p/log",
+                at("", Some("a"), "pods", Some("p"), Some("log"), ""),
+            ),
+            (
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                at(
+                    "apps",
+                    Some("a"),
+                    "deployments",
+                    Some("d"),
+                    Some("scale"),
+                    "",
+                ),
+            ),
+            (
+                "/api/v1/namespaces/a/pods/p:80/proxy/x//y/",
+                at("", Some("a"), "pods", Some("p:80"), Some("proxy"), "/x//y/"),
+            ),
+            (
+                "/api/v1/namespaces/a/pods/p%3A80/proxy/",
+                at("", Some("a"), "pods", Some("p:80"), Some("proxy"), "/"),
+            ),
+            (
+                "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:x",
+                at(
+                    "rbac.authorization.k8s.io",
+                    None,
+                    "clusterroles",
+                    Some("system:x"),
+                    None,
+                    "",
+                ),
+            ),
+            (
+                "/apis/apps/v1",
+                Route::Resources("apps".into(), "v1".into()),
+            ),
             ("/apis/apps/", Route::Group("apps".into())),
             ("/readyz/ping", Route::Health),
             ("/", Route::Unknown),
@@ -333,7 +412,10 @@ mod tests {
     #[test]
     fn queries_are_decoded() {
         let query = Query::parse("command=sh&command=-c&command=echo+a%20%26%25&watch=1&bad=%zz");
-        assert_eq!(query.all("command").collect::<Vec<_>>(), ["sh", "-c", "echo a &%"]);
+        assert_eq!(
+            query.all("command").collect::<Vec<_>>(),
+            ["sh", "-c", "echo a &%"]
+        );
         assert!(query.flag("watch"));
         assert_eq!(query.get("bad"), Some("%zz"));
     }

@@ -24,7 +24,8 @@ pub struct LabelSelector {
 impl LabelSelector {
     /// Parses `a=b,c!=d,e in (f,g),h notin (i),j,!k,l>5`.
     pub fn parse(text: &str) -> Outcome<Self> {
-        let fail = |what: &str| Failure::bad_request(format!("unable to parse requirement: {what}"));
+        let fail =
+            |what: &str| Failure::bad_request(format!("unable to parse requirement: {what}"));
         let mut requirements = Vec::new();
         for part in split_outside_parentheses(text) {
             let part = part.trim();
@@ -32,7 +33,11 @@ impl LabelSelector {
                 continue;
             }
             let parsed = requirement(part).filter(values_are_labels);
-            requirements.push(parsed.ok_or_else(|| fail(&format!("found '{part}', expected a label requirement")))?);
+            requirements.push(
+                parsed.ok_or_else(|| {
+                    fail(&format!("found '{part}', expected a label requirement"))
+                })?,
+            );
         }
         Ok(Self { requirements })
     }
@@ -42,14 +47,27 @@ impl LabelSelector {
         let mut requirements = Vec::new();
         if let Some(labels) = selector.get("matchLabels").and_then(Value::as_object) {
             for (key, value) in labels {
-                requirements.push(Requirement::In(key.clone(), vec![value.as_str().unwrap_or_default().to_owned()]));
+                requirements.push(Requirement::In(
+                    key.clone(),
+                    vec![value.as_str().unwrap_or_default().to_owned()],
+                ));
             }
         }
-        for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+        for expression in selector
+            .get("matchExpressions")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             let key = expression["key"].as_str().unwrap_or_default().to_owned();
             let values: Vec<String> = expression["values"]
                 .as_array()
-                .map(|v| v.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+                .map(|v| {
+                    v.iter()
+                        .filter_map(Value::as_str)
+                        .map(str::to_owned)
+                        .collect()
+                })
                 .unwrap_or_default();
             match expression["operator"].as_str().unwrap_or_default() {
                 "In" => requirements.push(Requirement::In(key, values)),
@@ -70,14 +88,24 @@ impl LabelSelector {
     /// Whether labels (a JSON object or null) fulfil all requirements.
     pub fn matches(&self, labels: Option<&Value>) -> bool {
         let get = |key: &str| labels.and_then(|l| l.get(key)).and_then(Value::as_str);
-        self.requirements.iter().all(|requirement| match requirement {
-            Requirement::In(key, values) => get(key).is_some_and(|v| values.iter().any(|x| x == v)),
-            Requirement::NotIn(key, values) => get(key).is_none_or(|v| values.iter().all(|x| x != v)),
-            Requirement::Exists(key) => get(key).is_some(),
-            Requirement::Absent(key) => get(key).is_none(),
-            Requirement::Greater(key, n) => get(key).and_then(|v| v.parse::<i64>().ok()).is_some_and(|v| v > *n),
-            Requirement::Less(key, n) => get(key).and_then(|v| v.parse::<i64>().ok()).is_some_and(|v| v < *n),
-        })
+        self.requirements
+            .iter()
+            .all(|requirement| match requirement {
+                Requirement::In(key, values) => {
+                    get(key).is_some_and(|v| values.iter().any(|x| x == v))
+                }
+                Requirement::NotIn(key, values) => {
+                    get(key).is_none_or(|v| values.iter().all(|x| x != v))
+                }
+                Requirement::Exists(key) => get(key).is_some(),
+                Requirement::Absent(key) => get(key).is_none(),
+                Requirement::Greater(key, n) => get(key)
+                    .and_then(|v| v.parse::<i64>().ok())
+                    .is_some_and(|v| v > *n),
+                Requirement::Less(key, n) => get(key)
+                    .and_then(|v| v.parse::<i64>().ok())
+                    .is_some_and(|v| v < *n),
+            })
     }
 }
 
@@ -105,7 +133,11 @@ fn requirement(part: &str) -> Option<Requirement> {
     if let Some((key, rest)) = part.split_once(char::is_whitespace)
         && let Some((word, set)) = rest.trim_start().split_once('(')
     {
-        let values = set.strip_suffix(')')?.split(',').map(|v| v.trim().to_owned()).collect();
+        let values = set
+            .strip_suffix(')')?
+            .split(',')
+            .map(|v| v.trim().to_owned())
+            .collect();
         return match word.trim() {
             "in" => Some(Requirement::In(label_key(key)?, values)),
             "notin" => Some(Requirement::NotIn(label_key(key)?, values)),
@@ -113,31 +145,46 @@ fn requirement(part: &str) -> Option<Requirement> {
         };
     }
     if let Some((key, value)) = part.split_once("!=") {
-        return Some(Requirement::NotIn(label_key(key.trim())?, vec![value.trim().to_owned()]));
+        return Some(Requirement::NotIn(
+            label_key(key.trim())?,
+            vec![value.trim().to_owned()],
+        ));
     }
     if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        return Some(Requirement::In(label_key(key.trim())?, vec![value.trim().to_owned()]));
+        return Some(Requirement::In(
+            label_key(key.trim())?,
+            vec![value.trim().to_owned()],
+        ));
     }
     if let Some((key, value)) = part.split_once('>') {
-        return Some(Requirement::Greater(label_key(key.trim())?, value.trim().parse().ok()?));
+        return Some(Requirement::Greater(
+            label_key(key.trim())?,
+            value.trim().parse().ok()?,
+        ));
     }
     if let Some((key, value)) = part.split_once('<') {
-        return Some(Requirement::Less(label_key(key.trim())?, value.trim().parse().ok()?));
+        return Some(Requirement::Less(
+            label_key(key.trim())?,
+            value.trim().parse().ok()?,
+        ));
     }
     label_key(part).map(Requirement::Exists)
 }
 
 fn values_are_labels(requirement: &Requirement) -> bool {
     match requirement {
-        Requirement::In(_, values) | Requirement::NotIn(_, values) => {
-            values.iter().all(|v| crate::object::label_value_problem(v).is_none())
-        }
+        Requirement::In(_, values) | Requirement::NotIn(_, values) => values
+            .iter()
+            .all(|v| crate::object::label_value_problem(v).is_none()),
         _ => true,
     }
 }
 
 fn label_key(key: &str) -> Option<String> {
-    let good = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
+    let good = !key.is_empty()
+        && key
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
     good.then(|| key.to_owned())
 }
 
@@ -157,12 +204,19 @@ impl FieldSelector {
             } else if let Some((f, v)) = part.split_once("==").or_else(|| part.split_once('=')) {
                 (f, true, v)
             } else {
-                return Err(Failure::bad_request(format!("invalid selector: '{part}'; can't understand '{part}'")));
+                return Err(Failure::bad_request(format!(
+                    "invalid selector: '{part}'; can't understand '{part}'"
+                )));
             };
             let field = field.trim();
             if !offered(field, resource, group) {
-                let label = if group.is_empty() || !group.contains('.') || group.ends_with(".k8s.io") {
-                    format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+                let label = if group.is_empty()
+                    || !group.contains('.')
+                    || group.ends_with(".k8s.io")
+                {
+                    format!(
+                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    )
                 } else {
                     format!("field label not supported: {field}")
                 };
@@ -175,7 +229,9 @@ impl FieldSelector {
 
     /// Whether an object fulfils all terms.
     pub fn matches(&self, object: &Value) -> bool {
-        self.terms.iter().all(|(field, equal, value)| (lookup(object, field) == *value) == *equal)
+        self.terms
+            .iter()
+            .all(|(field, equal, value)| (lookup(object, field) == *value) == *equal)
     }
 }
 
@@ -186,13 +242,27 @@ fn offered(field: &str, resource: &str, group: &str) -> bool {
     match (group, resource) {
         ("", "pods") => matches!(
             field,
-            "spec.nodeName" | "spec.restartPolicy" | "spec.schedulerName" | "spec.serviceAccountName" | "spec.hostNetwork"
-                | "status.phase" | "status.podIP" | "status.nominatedNodeName"
+            "spec.nodeName"
+                | "spec.restartPolicy"
+                | "spec.schedulerName"
+                | "spec.serviceAccountName"
+                | "spec.hostNetwork"
+                | "status.phase"
+                | "status.podIP"
+                | "status.nominatedNodeName"
         ),
         ("" | "events.k8s.io", "events") => {
             field.starts_with("involvedObject.")
                 || field.starts_with("regarding.")
-                || matches!(field, "reason" | "type" | "source" | "reportingComponent" | "reportingController" | "action")
+                || matches!(
+                    field,
+                    "reason"
+                        | "type"
+                        | "source"
+                        | "reportingComponent"
+                        | "reportingController"
+                        | "action"
+                )
         }
         ("", "secrets") => field == "type",
         ("", "namespaces") => field == "status.phase",
@@ -215,7 +285,13 @@ fn lookup(object: &Value, field: &str) -> String {
     for part in field.split('.') {
         match at.get(part) {
             Some(next) => at = next,
-            None => return if field == "spec.hostNetwork" || field == "spec.unschedulable" { "false".into() } else { String::new() },
+            None => {
+                return if field == "spec.hostNetwork" || field == "spec.unschedulable" {
+                    "false".into()
+                } else {
+                    String::new()
+                };
+            }
         }
     }
     match at {
@@ -248,9 +324,13 @@ mod tests {
             ("n>7", false),
         ];
         for (text, expected) in cases {
-            assert_eq!(LabelSelector::parse(text).unwrap().matches(Some(&labels)), expected, "{text}");
+            assert_eq!(
+                LabelSelector::parse(text).unwrap().matches(Some(&labels)),
+                expected,
+                "{text}"
+            );
         }
-        assert!(LabelSelector::parse("app=web").unwrap().matches(None) == false);
+        assert!(!LabelSelector::parse("app=web").unwrap().matches(None));
         for bad in ["a b", "=x", "x in y", "!"] {
             assert!(LabelSelector::parse(bad).is_err(), "{bad}");
         }
@@ -269,9 +349,19 @@ mod tests {
     #[test]
     fn field_selectors_know_the_fields_of_their_resource() {
         let pod = json!({"metadata": {"name": "p"}, "status": {"phase": "Running"}, "spec": {}});
-        let cases = [("metadata.name=p", true), ("status.phase!=Running", false), ("spec.nodeName=", true)];
+        let cases = [
+            ("metadata.name=p", true),
+            ("status.phase!=Running", false),
+            ("spec.nodeName=", true),
+        ];
         for (text, expected) in cases {
-            assert_eq!(FieldSelector::parse(text, "pods", "").unwrap().matches(&pod), expected, "{text}");
+            assert_eq!(
+                FieldSelector::parse(text, "pods", "")
+                    .unwrap()
+                    .matches(&pod),
+                expected,
+                "{text}"
+            );
         }
         assert!(FieldSelector::parse("spec.foo=1", "pods", "").is_err());
         let crd = FieldSelector::parse("spec.foo=1", "widgets", "example.com").unwrap_err();

@@ -30,16 +30,25 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECTIONS: usize = 4096;
 
 /// TLS for the server: its leaf, and client certificates of the cluster CA, which are optional.
-pub fn tls(pki: &Pki, names: &[String], addresses: &[std::net::IpAddr]) -> Result<TlsAcceptor, StartError> {
+pub fn tls(
+    pki: &Pki,
+    names: &[String],
+    addresses: &[std::net::IpAddr],
+) -> Result<TlsAcceptor, StartError> {
     let fail = |e: String| StartError::Pki(e);
     let (chain, key) = pki.server_leaf(names, addresses)?;
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(pki.ca_der().clone()).map_err(|e| fail(e.to_string()))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
+    roots
+        .add(pki.ca_der().clone())
         .map_err(|e| fail(e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+        Arc::new(roots),
+        provider.clone(),
+    )
+    .allow_unauthenticated()
+    .build()
+    .map_err(|e| fail(e.to_string()))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| fail(e.to_string()))?
@@ -51,11 +60,18 @@ pub fn tls(pki: &Pki, names: &[String], addresses: &[std::net::IpAddr]) -> Resul
 }
 
 /// Accepts on one listener until cancelled.
-pub async fn accept(listener: TcpListener, tls: TlsAcceptor, server: Arc<Server>, stop: CancellationToken) {
+pub async fn accept(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    server: Arc<Server>,
+    stop: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            break;
+        };
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
@@ -84,20 +100,39 @@ pub async fn accept(listener: TcpListener, tls: TlsAcceptor, server: Arc<Server>
 }
 
 async fn connection(stream: tokio::net::TcpStream, tls: TlsAcceptor, server: Arc<Server>) {
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else { return };
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else {
+        return;
+    };
     let certificates = stream.get_ref().1.peer_certificates();
-    let peer = Arc::new(certificates.and_then(|c| c.first()).and_then(auth::from_certificate));
+    let peer = Arc::new(
+        certificates
+            .and_then(|c| c.first())
+            .and_then(auth::from_certificate),
+    );
     let service = service_fn(move |request| {
         let (server, peer) = (server.clone(), peer.clone());
         async move { Ok::<_, std::convert::Infallible>(answer(server, peer, request).await) }
     });
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(75));
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1000).keep_alive_interval(Duration::from_secs(30));
-    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(75));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1000)
+        .keep_alive_interval(Duration::from_secs(30));
+    let _ = builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await;
 }
 
-async fn answer(server: Arc<Server>, peer: Arc<Option<User>>, request: Request<Incoming>) -> Answer {
+async fn answer(
+    server: Arc<Server>,
+    peer: Arc<Option<User>>,
+    request: Request<Incoming>,
+) -> Answer {
     let started = std::time::Instant::now();
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let mut answer = match respond(server, peer.as_ref().as_ref(), request).await {
@@ -109,7 +144,10 @@ async fn answer(server: Arc<Server>, peer: Arc<Option<User>>, request: Request<I
         *answer.body_mut() = request::empty();
     }
     let headers = answer.headers_mut();
-    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
+    headers.insert(
+        header::CACHE_CONTROL,
+        header::HeaderValue::from_static("no-cache, private"),
+    );
     if let Ok(id) = header::HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
         headers.insert("audit-id", id);
     }
@@ -117,15 +155,28 @@ async fn answer(server: Arc<Server>, peer: Arc<Option<User>>, request: Request<I
     answer
 }
 
-async fn respond(server: Arc<Server>, peer: Option<&User>, mut request: Request<Incoming>) -> Result<Answer, Failure> {
-    let public = matches!(request.uri().path().split('/').nth(1), Some("healthz" | "livez" | "readyz" | "version"));
+async fn respond(
+    server: Arc<Server>,
+    peer: Option<&User>,
+    mut request: Request<Incoming>,
+) -> Result<Answer, Failure> {
+    let public = matches!(
+        request.uri().path().split('/').nth(1),
+        Some("healthz" | "livez" | "readyz" | "version")
+    );
     let user = match auth::authenticate(&server, request.headers(), peer) {
         Ok(user) => user,
         // Probes and version are open to the anonymous, as in a cluster with the default roles.
-        Err(_) if public => User { name: "system:anonymous".to_owned(), ..User::default() },
+        Err(_) if public => User {
+            name: "system:anonymous".to_owned(),
+            ..User::default()
+        },
         Err(failure) => return Err(failure),
     };
-    let upgrade = request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let upgrade = request
+        .headers()
+        .contains_key(header::UPGRADE)
+        .then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let body = read_body(body).await?;
     let query = Query::parse(parts.uri.query().unwrap_or_default());
@@ -148,21 +199,34 @@ async fn respond(server: Arc<Server>, peer: Option<&User>, mut request: Request<
     if streams {
         return work.await;
     }
-    tokio::time::timeout(REQUEST_TIMEOUT, work).await.unwrap_or_else(|_| {
-        Err(Failure::new(504, "Timeout", "Timeout: request did not complete within the allotted timeout"))
-    })
+    tokio::time::timeout(REQUEST_TIMEOUT, work)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Failure::new(
+                504,
+                "Timeout",
+                "Timeout: request did not complete within the allotted timeout",
+            ))
+        })
 }
 
 async fn read_body(body: Incoming) -> Result<Bytes, Failure> {
-    let read = tokio::time::timeout(REQUEST_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await;
+    let read =
+        tokio::time::timeout(REQUEST_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await;
     match read {
-        Err(_) => Err(Failure::new(408, "Timeout", "the request body did not arrive in time")),
+        Err(_) => Err(Failure::new(
+            408,
+            "Timeout",
+            "the request body did not arrive in time",
+        )),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(e)) if e.is::<LengthLimitError>() => Err(Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE.as_u16(),
             "RequestEntityTooLarge",
             format!("Request entity too large: limit is {BODY_LIMIT}"),
         )),
-        Ok(Err(e)) => Err(Failure::bad_request(format!("reading the request body: {e}"))),
+        Ok(Err(e)) => Err(Failure::bad_request(format!(
+            "reading the request body: {e}"
+        ))),
     }
 }

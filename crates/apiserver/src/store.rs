@@ -39,7 +39,11 @@ pub struct Key {
 impl Key {
     /// From its parts.
     pub fn new(resource: &Arc<str>, namespace: &str, name: &str) -> Self {
-        Self { resource: resource.clone(), namespace: namespace.to_owned(), name: name.to_owned() }
+        Self {
+            resource: resource.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 
     // NUL occurs in no name, so that no two keys have one encoding.
@@ -150,7 +154,10 @@ pub struct Store {
 impl Store {
     /// Opens or makes the database file and loads it.
     pub fn open(path: &Path) -> Result<Self, StartError> {
-        let fail = |reason: String| StartError::Store { path: path.to_owned(), reason };
+        let fail = |reason: String| StartError::Store {
+            path: path.to_owned(),
+            reason,
+        };
         let database = Database::create(path).map_err(|e| fail(e.to_string()))?;
         let state = load(&database).map_err(|e| fail(e.to_string()))?;
         let (notify, changed) = watch::channel(state.revision);
@@ -159,9 +166,21 @@ impl Store {
         let shared = state.clone();
         let writer = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || Writer { database, state: shared, notify }.run(&queue))
+            .spawn(move || {
+                Writer {
+                    database,
+                    state: shared,
+                    notify,
+                }
+                .run(&queue)
+            })
             .map_err(|e| fail(e.to_string()))?;
-        Ok(Self { state, changed, jobs: Mutex::new(Some(jobs)), writer: Mutex::new(Some(writer)) })
+        Ok(Self {
+            state,
+            changed,
+            jobs: Mutex::new(Some(jobs)),
+            writer: Mutex::new(Some(writer)),
+        })
     }
 
     /// The present revision.
@@ -176,7 +195,11 @@ impl Store {
 
     /// One object and its revision.
     pub fn get(&self, key: &Key) -> Option<(Arc<Value>, u64)> {
-        self.state.read().objects.get(key).map(|e| (e.object.clone(), e.revision))
+        self.state
+            .read()
+            .objects
+            .get(key)
+            .map(|e| (e.object.clone(), e.revision))
     }
 
     /// All objects of a resource, in one namespace or in all, sorted by namespace and name; and the revision of this view.
@@ -186,7 +209,10 @@ impl Store {
         let objects = state
             .objects
             .range(from..)
-            .take_while(|(k, _)| k.resource == *resource && namespace.is_none_or(|n| n.is_empty() || k.namespace == n))
+            .take_while(|(k, _)| {
+                k.resource == *resource
+                    && namespace.is_none_or(|n| n.is_empty() || k.namespace == n)
+            })
             .map(|(_, e)| e.object.clone())
             .collect();
         (objects, state.revision)
@@ -197,17 +223,29 @@ impl Store {
     pub fn events(&self, resource: &Arc<str>, after: u64) -> Result<(Vec<Arc<Event>>, u64), u64> {
         let state = self.state.read();
         let Some(ring) = state.rings.get(resource) else {
-            return if after < state.opened { Err(state.opened) } else { Ok((Vec::new(), state.revision)) };
+            return if after < state.opened {
+                Err(state.opened)
+            } else {
+                Ok((Vec::new(), state.revision))
+            };
         };
         if after < ring.floor {
             return Err(ring.floor);
         }
         let start = ring.events.partition_point(|e| e.revision <= after);
-        Ok((ring.events.range(start..).cloned().collect(), state.revision))
+        Ok((
+            ring.events.range(start..).cloned().collect(),
+            state.revision,
+        ))
     }
 
     /// Makes or replaces an object; returns it as stored.
-    pub async fn put(&self, key: Key, expect: Expect, object: Value) -> Result<Arc<Value>, WriteError> {
+    pub async fn put(
+        &self,
+        key: Key,
+        expect: Expect,
+        object: Value,
+    ) -> Result<Arc<Value>, WriteError> {
         self.submit(key, expect, Some(object)).await
     }
 
@@ -216,15 +254,29 @@ impl Store {
         self.submit(key, Expect::Revision(revision), None).await
     }
 
-    async fn submit(&self, key: Key, expect: Expect, object: Option<Value>) -> Result<Arc<Value>, WriteError> {
+    async fn submit(
+        &self,
+        key: Key,
+        expect: Expect,
+        object: Option<Value>,
+    ) -> Result<Arc<Value>, WriteError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { key, expect, object, reply };
+        let job = Job {
+            key,
+            expect,
+            object,
+            reply,
+        };
         {
             let jobs = self.jobs.lock();
-            let Some(jobs) = jobs.as_ref() else { return Err(WriteError::Busy) };
+            let Some(jobs) = jobs.as_ref() else {
+                return Err(WriteError::Busy);
+            };
             match jobs.try_send(job) {
                 Ok(()) => {}
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(WriteError::Busy),
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                    return Err(WriteError::Busy);
+                }
             }
         }
         answer.await.unwrap_or(Err(WriteError::Busy))
@@ -246,27 +298,51 @@ fn load(database: &Database) -> Result<State, redb::Error> {
     write.commit()?;
     let read = database.begin_read()?;
     // 1 so that no object ever has resourceVersion 0, which means "any" to clients.
-    let revision = read.open_table(META)?.get("revision")?.map_or(1, |v| v.value());
+    let revision = read
+        .open_table(META)?
+        .get("revision")?
+        .map_or(1, |v| v.value());
     let mut objects = BTreeMap::new();
     for row in read.open_table(OBJECTS)?.iter()? {
         let (key, value) = row?;
-        let (Some(key), Ok(object)) = (Key::decode(key.value()), serde_json::from_slice::<Value>(value.value())) else {
+        let (Some(key), Ok(object)) = (
+            Key::decode(key.value()),
+            serde_json::from_slice::<Value>(value.value()),
+        ) else {
             tracing::warn!(key = key.value(), "unreadable object in the store, skipped");
             continue;
         };
-        objects.insert(key, Entry { revision: revision_of(&object), object: Arc::new(object) });
+        objects.insert(
+            key,
+            Entry {
+                revision: revision_of(&object),
+                object: Arc::new(object),
+            },
+        );
     }
-    Ok(State { revision, opened: revision, objects, rings: HashMap::new() })
+    Ok(State {
+        revision,
+        opened: revision,
+        objects,
+        rings: HashMap::new(),
+    })
 }
 
 /// `metadata.resourceVersion` as a number; 0 if there is none.
 pub fn revision_of(object: &Value) -> u64 {
-    object.pointer("/metadata/resourceVersion").and_then(Value::as_str).and_then(|v| v.parse().ok()).unwrap_or(0)
+    object
+        .pointer("/metadata/resourceVersion")
+        .and_then(Value::as_str)
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0)
 }
 
 fn stamp(object: &mut Value, revision: u64) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.insert("resourceVersion".to_owned(), Value::String(revision.to_string()));
+        metadata.insert(
+            "resourceVersion".to_owned(),
+            Value::String(revision.to_string()),
+        );
     }
 }
 
@@ -302,7 +378,8 @@ impl Writer {
                 Ok(previous) => {
                     revision += 1;
                     let (event, reply) = accept(job, previous, revision);
-                    let after = (event.change != Change::Deleted).then(|| (event.object.clone(), revision));
+                    let after =
+                        (event.change != Change::Deleted).then(|| (event.object.clone(), revision));
                     pending.insert(event.key.clone(), after);
                     accepted.push((event, reply));
                 }
@@ -328,7 +405,12 @@ impl Writer {
     ) -> Result<Option<Arc<Value>>, WriteError> {
         let present = match pending.get(&job.key) {
             Some(p) => p.clone(),
-            None => self.state.read().objects.get(&job.key).map(|e| (e.object.clone(), e.revision)),
+            None => self
+                .state
+                .read()
+                .objects
+                .get(&job.key)
+                .map(|e| (e.object.clone(), e.revision)),
         };
         match (job.expect, present) {
             (Expect::Absent, None) => Ok(None),
@@ -348,7 +430,8 @@ impl Writer {
                 if event.change == Change::Deleted {
                     objects.remove(key.as_str())?;
                 } else {
-                    let bytes = serde_json::to_vec(&*event.object).map_err(|e| redb::Error::Corrupted(e.to_string()))?;
+                    let bytes = serde_json::to_vec(&*event.object)
+                        .map_err(|e| redb::Error::Corrupted(e.to_string()))?;
                     objects.insert(key.as_str(), bytes.as_slice())?;
                 }
             }
@@ -369,12 +452,18 @@ impl Writer {
                 if event.change == Change::Deleted {
                     state.objects.remove(&key);
                 } else {
-                    state.objects.insert(key.clone(), Entry { revision: event.revision, object: event.object.clone() });
+                    state.objects.insert(
+                        key.clone(),
+                        Entry {
+                            revision: event.revision,
+                            object: event.object.clone(),
+                        },
+                    );
                 }
-                let ring = state
-                    .rings
-                    .entry(key.resource)
-                    .or_insert_with(|| Ring { floor: opened, events: VecDeque::new() });
+                let ring = state.rings.entry(key.resource).or_insert_with(|| Ring {
+                    floor: opened,
+                    events: VecDeque::new(),
+                });
                 if ring.events.len() >= RING {
                     ring.floor = ring.events.pop_front().map_or(ring.floor, |e| e.revision);
                 }
@@ -393,7 +482,14 @@ fn accept(job: Job, previous: Option<Arc<Value>>, revision: u64) -> (Event, Repl
     let (change, object) = match (job.object, &previous) {
         (Some(mut object), before) => {
             stamp(&mut object, revision);
-            (if before.is_some() { Change::Modified } else { Change::Added }, Arc::new(object))
+            (
+                if before.is_some() {
+                    Change::Modified
+                } else {
+                    Change::Added
+                },
+                Arc::new(object),
+            )
         }
         (None, before) => {
             let mut object = before.as_deref().cloned().unwrap_or(Value::Null);
@@ -401,7 +497,16 @@ fn accept(job: Job, previous: Option<Arc<Value>>, revision: u64) -> (Event, Repl
             (Change::Deleted, Arc::new(object))
         }
     };
-    (Event { revision, change, key: job.key, object, previous }, job.reply)
+    (
+        Event {
+            revision,
+            change,
+            key: job.key,
+            object,
+            previous,
+        },
+        job.reply,
+    )
 }
 
 #[cfg(test)]
@@ -422,10 +527,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.redb");
         let store = Store::open(&path).unwrap();
-        store.put(key("a"), Expect::Absent, object("a", "1")).await.unwrap();
-        let b = store.put(key("b"), Expect::Absent, object("b", "1")).await.unwrap();
+        store
+            .put(key("a"), Expect::Absent, object("a", "1"))
+            .await
+            .unwrap();
+        let b = store
+            .put(key("b"), Expect::Absent, object("b", "1"))
+            .await
+            .unwrap();
         let revision = revision_of(&b);
-        store.delete(key("a"), revision_of(&store.get(&key("a")).unwrap().0)).await.unwrap();
+        store
+            .delete(key("a"), revision_of(&store.get(&key("a")).unwrap().0))
+            .await
+            .unwrap();
         store.close();
         drop(store);
         let store = Store::open(&path).unwrap();
@@ -433,7 +547,10 @@ mod tests {
         assert!(store.get(&key("a")).is_none());
         assert_eq!(*store.get(&key("b")).unwrap().0, *b);
         // The rings are empty now: what happened before cannot be replayed.
-        assert_eq!(store.events(&Arc::from("configmaps"), revision), Err(revision + 1).map(|(): ()| (Vec::new(), 0)));
+        assert_eq!(
+            store.events(&Arc::from("configmaps"), revision),
+            Err(revision + 1).map(|(): ()| (Vec::new(), 0))
+        );
     }
 
     impl PartialEq for Event {
@@ -446,11 +563,25 @@ mod tests {
     async fn a_writer_with_an_old_revision_loses() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s.redb")).unwrap();
-        let first = store.put(key("a"), Expect::Absent, object("a", "1")).await.unwrap();
-        assert_eq!(store.put(key("a"), Expect::Absent, object("a", "2")).await, Err(WriteError::Exists));
+        let first = store
+            .put(key("a"), Expect::Absent, object("a", "1"))
+            .await
+            .unwrap();
+        assert_eq!(
+            store.put(key("a"), Expect::Absent, object("a", "2")).await,
+            Err(WriteError::Exists)
+        );
         let revision = revision_of(&first);
-        store.put(key("a"), Expect::Revision(revision), object("a", "2")).await.unwrap();
-        assert_eq!(store.put(key("a"), Expect::Revision(revision), object("a", "3")).await, Err(WriteError::Modified));
+        store
+            .put(key("a"), Expect::Revision(revision), object("a", "2"))
+            .await
+            .unwrap();
+        assert_eq!(
+            store
+                .put(key("a"), Expect::Revision(revision), object("a", "3"))
+                .await,
+            Err(WriteError::Modified)
+        );
         assert_eq!(store.delete(key("z"), 1).await, Err(WriteError::Gone));
     }
 
@@ -462,7 +593,12 @@ mod tests {
         let start = store.revision();
         let writes = (0..RING + 1).map(|i| {
             let store = store.clone();
-            async move { store.put(key(&format!("n{i}")), Expect::Absent, object("n", "1")).await.is_ok() }
+            async move {
+                store
+                    .put(key(&format!("n{i}")), Expect::Absent, object("n", "1"))
+                    .await
+                    .is_ok()
+            }
         });
         let mut done = 0;
         let mut stream = futures::StreamExt::buffer_unordered(futures::stream::iter(writes), 500);

@@ -84,7 +84,8 @@ impl Signer {
     pub fn sign(&self, claims: &Claims) -> Result<String, String> {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(self.key_id.clone());
-        jsonwebtoken::encode(&header, claims, &self.encoding).map_err(|e| format!("signing a token: {e}"))
+        jsonwebtoken::encode(&header, claims, &self.encoding)
+            .map_err(|e| format!("signing a token: {e}"))
     }
 
     /// Checks signature, issuer and times; audiences and bindings are the caller's.
@@ -94,7 +95,9 @@ impl Signer {
         validation.validate_nbf = true;
         validation.leeway = 10;
         validation.set_issuer(&[ISSUER]);
-        jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).map(|data| data.claims).map_err(|e| e.to_string())
+        jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)
+            .map(|data| data.claims)
+            .map_err(|e| e.to_string())
     }
 }
 
@@ -113,7 +116,10 @@ mod tests {
             sub: "system:serviceaccount:ns:sa".into(),
             kubernetes: Bound {
                 namespace: "ns".into(),
-                serviceaccount: Reference { name: "sa".into(), uid: "u".into() },
+                serviceaccount: Reference {
+                    name: "sa".into(),
+                    uid: "u".into(),
+                },
                 pod: None,
                 node: None,
                 warnafter: None,
@@ -123,13 +129,19 @@ mod tests {
 
     #[test]
     fn signed_claims_verify_and_expired_or_foreign_ones_do_not() {
-        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+        rustls::crypto::aws_lc_rs::default_provider()
+            .install_default()
+            .ok();
         let signer = Signer::new(&KeyPair::generate().unwrap()).unwrap();
         let other = Signer::new(&KeyPair::generate().unwrap()).unwrap();
         let good = claims(4_102_444_800);
         let token = signer.sign(&good).unwrap();
         assert_eq!(signer.verify(&token).unwrap(), good);
         assert!(other.verify(&token).is_err());
-        assert!(signer.verify(&signer.sign(&claims(1_000)).unwrap()).is_err());
+        assert!(
+            signer
+                .verify(&signer.sign(&claims(1_000)).unwrap())
+                .is_err()
+        );
     }
 }

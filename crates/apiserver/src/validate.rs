@@ -25,12 +25,17 @@ pub fn check(kind: &Kind, value: &Value, old: Option<&Value>) -> Vec<Cause> {
 fn metadata(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
     let name = object::name(value);
     if name.is_empty() {
-        causes.push(Cause::required("metadata.name", "name or generateName is required"));
+        causes.push(Cause::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
     } else {
         let problem = match (kind.group.as_str(), kind.plural.as_str()) {
             ("", "namespaces") => object::label_problem(name),
             ("", "services") => object::label_1035_problem(name),
-            ("rbac.authorization.k8s.io", _) | ("", "events") | ("events.k8s.io", _) => object::path_segment_problem(name),
+            ("rbac.authorization.k8s.io", _) | ("", "events") | ("events.k8s.io", _) => {
+                object::path_segment_problem(name)
+            }
             _ => object::subdomain_problem(name),
         };
         if let Some(problem) = problem {
@@ -41,14 +46,24 @@ fn metadata(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
     for (i, owner) in items(value, "/metadata/ownerReferences").enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if text(owner, &format!("/{field}")).is_empty() {
-                causes.push(Cause::invalid(format!("metadata.ownerReferences[{i}].{field}"), &json!(""), "must not be empty"));
+                causes.push(Cause::invalid(
+                    format!("metadata.ownerReferences[{i}].{field}"),
+                    &json!(""),
+                    "must not be empty",
+                ));
             }
         }
     }
     for finalizer in object::finalizers(value) {
-        if !finalizer.contains('/') && !matches!(finalizer, "orphan" | "foregroundDeletion" | "kubernetes") {
+        if !finalizer.contains('/')
+            && !matches!(finalizer, "orphan" | "foregroundDeletion" | "kubernetes")
+        {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
-            causes.push(Cause::invalid("metadata.finalizers[0]", &json!(finalizer), detail));
+            causes.push(Cause::invalid(
+                "metadata.finalizers[0]",
+                &json!(finalizer),
+                detail,
+            ));
         }
     }
 }
@@ -65,7 +80,10 @@ fn builtin(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
             keys(value, causes);
             secret_type(value, causes);
         }
-        ("apps" | "batch", "deployments" | "replicasets" | "statefulsets" | "daemonsets" | "jobs") => {
+        (
+            "apps" | "batch",
+            "deployments" | "replicasets" | "statefulsets" | "daemonsets" | "jobs",
+        ) => {
             workload(kind, value, causes);
         }
         ("apiextensions.k8s.io", _) => causes.extend(crate::crd::check(value)),
@@ -76,7 +94,11 @@ fn builtin(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
             }
             let kind = &value["roleRef"]["kind"];
             if !matches!(kind.as_str(), Some("Role" | "ClusterRole")) {
-                causes.push(Cause::unsupported("roleRef.kind", kind, &["Role".to_owned(), "ClusterRole".to_owned()]));
+                causes.push(Cause::unsupported(
+                    "roleRef.kind",
+                    kind,
+                    &["Role".to_owned(), "ClusterRole".to_owned()],
+                ));
             }
         }
         _ => {}
@@ -85,20 +107,42 @@ fn builtin(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
 
 fn keys(value: &Value, causes: &mut Vec<Cause>) {
     for field in ["data", "binaryData"] {
-        for key in value[field].as_object().into_iter().flatten().map(|(k, _)| k) {
-            let good = !key.is_empty() && key.len() <= 253 && key.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        for key in value[field]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(k, _)| k)
+        {
+            let good = !key.is_empty()
+                && key.len() <= 253
+                && key
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
             if !good {
                 let detail = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
-                causes.push(Cause::invalid(format!("{field}[{key}]"), &json!(key), detail));
+                causes.push(Cause::invalid(
+                    format!("{field}[{key}]"),
+                    &json!(key),
+                    detail,
+                ));
             }
         }
     }
 }
 
 fn duplicate_keys(value: &Value, causes: &mut Vec<Cause>) {
-    for key in value["data"].as_object().into_iter().flatten().map(|(k, _)| k) {
+    for key in value["data"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, _)| k)
+    {
         if value["binaryData"].get(key).is_some() {
-            causes.push(Cause::invalid(format!("data[{key}]"), &json!(key), "duplicate of key present in binaryData"));
+            causes.push(Cause::invalid(
+                format!("data[{key}]"),
+                &json!(key),
+                "duplicate of key present in binaryData",
+            ));
         }
     }
 }
@@ -142,8 +186,15 @@ fn service(value: &Value, causes: &mut Vec<Cause>) {
         if ports.len() > 1 && text(port, "/name").is_empty() {
             causes.push(Cause::required(format!("{path}.name"), ""));
         }
-        if let Some(problem) = Some(text(port, "/name")).filter(|n| !n.is_empty()).and_then(object::label_problem) {
-            causes.push(Cause::invalid(format!("{path}.name"), &port["name"], &problem));
+        if let Some(problem) = Some(text(port, "/name"))
+            .filter(|n| !n.is_empty())
+            .and_then(object::label_problem)
+        {
+            causes.push(Cause::invalid(
+                format!("{path}.name"),
+                &port["name"],
+                &problem,
+            ));
         }
         port_number(&port["port"], &format!("{path}.port"), causes);
         protocol(&port["protocol"], &format!("{path}.protocol"), causes);
@@ -151,15 +202,26 @@ fn service(value: &Value, causes: &mut Vec<Cause>) {
             port_number(&port["targetPort"], &format!("{path}.targetPort"), causes);
         }
         if !seen.insert((port["protocol"].to_string(), port["port"].to_string())) {
-            causes.push(Cause::duplicate(path, &json!({"protocol": port["protocol"], "port": port["port"]})));
+            causes.push(Cause::duplicate(
+                path,
+                &json!({"protocol": port["protocol"], "port": port["port"]}),
+            ));
         }
     }
 }
 
 fn port_number(value: &Value, path: &str, causes: &mut Vec<Cause>) {
     if !value.as_i64().is_some_and(|p| (1..=65535).contains(&p)) {
-        let shown = if value.is_null() { json!(0) } else { value.clone() };
-        causes.push(Cause::invalid(path, &shown, "must be between 1 and 65535, inclusive"));
+        let shown = if value.is_null() {
+            json!(0)
+        } else {
+            value.clone()
+        };
+        causes.push(Cause::invalid(
+            path,
+            &shown,
+            "must be between 1 and 65535, inclusive",
+        ));
     }
 }
 
@@ -173,7 +235,11 @@ fn protocol(value: &Value, path: &str, causes: &mut Vec<Cause>) {
 fn workload(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
     let spec = &value["spec"];
     if let Some(replicas) = spec["replicas"].as_i64().filter(|r| *r < 0) {
-        causes.push(Cause::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0"));
+        causes.push(Cause::invalid(
+            "spec.replicas",
+            &json!(replicas),
+            "must be greater than or equal to 0",
+        ));
     }
     let selector = LabelSelector::from_object(&spec["selector"]);
     let labels = spec.pointer("/template/metadata/labels");
@@ -186,15 +252,27 @@ fn workload(kind: &Kind, value: &Value, causes: &mut Vec<Cause>) {
         }
         let labels = labels.cloned().unwrap_or_else(|| json!({}));
         let detail = "`selector` does not match template `labels`";
-        causes.push(Cause::invalid("spec.template.metadata.labels", &labels, detail));
+        causes.push(Cause::invalid(
+            "spec.template.metadata.labels",
+            &labels,
+            detail,
+        ));
     }
     object::check_labels(&spec["template"]["metadata"], "spec.template", causes);
     pod_spec(&spec["template"]["spec"], "spec.template.spec", causes);
     let policy = text(spec, "/template/spec/restartPolicy");
-    let allowed: &[&str] = if kind.plural == "jobs" { &["OnFailure", "Never"] } else { &["Always"] };
+    let allowed: &[&str] = if kind.plural == "jobs" {
+        &["OnFailure", "Never"]
+    } else {
+        &["Always"]
+    };
     if !allowed.contains(&policy) {
         let supported: Vec<String> = allowed.iter().map(|a| (*a).to_owned()).collect();
-        causes.push(Cause::unsupported("spec.template.spec.restartPolicy", &json!(policy), &supported));
+        causes.push(Cause::unsupported(
+            "spec.template.spec.restartPolicy",
+            &json!(policy),
+            &supported,
+        ));
     }
 }
 
@@ -231,12 +309,19 @@ fn pod_spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
     }
     for (field, known) in [
         ("restartPolicy", &["Always", "OnFailure", "Never"][..]),
-        ("dnsPolicy", &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"][..]),
+        (
+            "dnsPolicy",
+            &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"][..],
+        ),
     ] {
         let value = &spec[field];
         if !value.is_null() && !known.iter().any(|k| value == k) {
             let supported: Vec<String> = known.iter().map(|k| (*k).to_owned()).collect();
-            causes.push(Cause::unsupported(format!("{path}.{field}"), value, &supported));
+            causes.push(Cause::unsupported(
+                format!("{path}.{field}"),
+                value,
+                &supported,
+            ));
         }
     }
 }
@@ -247,11 +332,23 @@ fn container(one: &Value, path: &str, volumes: &[&str], causes: &mut Vec<Cause>)
     }
     let policies = ["Always", "IfNotPresent", "Never"].map(str::to_owned);
     if !policies.iter().any(|p| one["imagePullPolicy"] == *p) {
-        causes.push(Cause::unsupported(format!("{path}.imagePullPolicy"), &one["imagePullPolicy"], &policies));
+        causes.push(Cause::unsupported(
+            format!("{path}.imagePullPolicy"),
+            &one["imagePullPolicy"],
+            &policies,
+        ));
     }
     for (i, port) in items(one, "/ports").enumerate() {
-        port_number(&port["containerPort"], &format!("{path}.ports[{i}].containerPort"), causes);
-        protocol(&port["protocol"], &format!("{path}.ports[{i}].protocol"), causes);
+        port_number(
+            &port["containerPort"],
+            &format!("{path}.ports[{i}].containerPort"),
+            causes,
+        );
+        protocol(
+            &port["protocol"],
+            &format!("{path}.ports[{i}].protocol"),
+            causes,
+        );
     }
     for (i, mount) in items(one, "/volumeMounts").enumerate() {
         let at = format!("{path}.volumeMounts[{i}]");
@@ -269,12 +366,23 @@ fn container(one: &Value, path: &str, volumes: &[&str], causes: &mut Vec<Cause>)
         }
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        let Some(map) = one[probe].as_object() else { continue };
-        let handlers = ["httpGet", "tcpSocket", "exec", "grpc"].iter().filter(|h| map.contains_key(**h)).count();
+        let Some(map) = one[probe].as_object() else {
+            continue;
+        };
+        let handlers = ["httpGet", "tcpSocket", "exec", "grpc"]
+            .iter()
+            .filter(|h| map.contains_key(**h))
+            .count();
         match handlers {
             1 => {}
-            0 => causes.push(Cause::required(format!("{path}.{probe}"), "must specify a handler type")),
-            _ => causes.push(Cause::forbidden(format!("{path}.{probe}"), "may not specify more than 1 handler type")),
+            0 => causes.push(Cause::required(
+                format!("{path}.{probe}"),
+                "must specify a handler type",
+            )),
+            _ => causes.push(Cause::forbidden(
+                format!("{path}.{probe}"),
+                "may not specify more than 1 handler type",
+            )),
         }
     }
 }
@@ -289,21 +397,41 @@ fn webhooks(value: &Value, causes: &mut Vec<Cause>) {
         }
         if items(webhook, "/admissionReviewVersions").next().is_none() {
             let detail = "must specify one of v1, v1beta1";
-            causes.push(Cause::required(format!("{path}.admissionReviewVersions"), detail));
+            causes.push(Cause::required(
+                format!("{path}.admissionReviewVersions"),
+                detail,
+            ));
         }
         let effects = &webhook["sideEffects"];
         if !matches!(effects.as_str(), Some("None" | "NoneOnDryRun")) {
             let supported = ["None".to_owned(), "NoneOnDryRun".to_owned()];
-            let cause = if effects.is_null() { Cause::required(format!("{path}.sideEffects"), "must specify one of None, NoneOnDryRun") } else { Cause::unsupported(format!("{path}.sideEffects"), effects, &supported) };
+            let cause = if effects.is_null() {
+                Cause::required(
+                    format!("{path}.sideEffects"),
+                    "must specify one of None, NoneOnDryRun",
+                )
+            } else {
+                Cause::unsupported(format!("{path}.sideEffects"), effects, &supported)
+            };
             causes.push(cause);
         }
         let client = &webhook["clientConfig"];
         if client["service"].is_object() == client["url"].is_string() {
-            causes.push(Cause::required(format!("{path}.clientConfig"), "exactly one of url or service is required"));
+            causes.push(Cause::required(
+                format!("{path}.clientConfig"),
+                "exactly one of url or service is required",
+            ));
         }
-        if let Some(seconds) = webhook["timeoutSeconds"].as_i64().filter(|s| !(1..=30).contains(s)) {
+        if let Some(seconds) = webhook["timeoutSeconds"]
+            .as_i64()
+            .filter(|s| !(1..=30).contains(s))
+        {
             let detail = "the timeout value must be between 1 and 30 seconds";
-            causes.push(Cause::invalid(format!("{path}.timeoutSeconds"), &json!(seconds), detail));
+            causes.push(Cause::invalid(
+                format!("{path}.timeoutSeconds"),
+                &json!(seconds),
+                detail,
+            ));
         }
     }
 }
@@ -312,27 +440,39 @@ fn immutable(kind: &Kind, value: &Value, old: &Value, causes: &mut Vec<Cause>) {
     let mut fixed = |pointer: &str, field: &str| {
         let (before, after) = (old.pointer(pointer), value.pointer(pointer));
         if before != after {
-            causes.push(Cause::invalid(field, after.unwrap_or(&Value::Null), "field is immutable"));
+            causes.push(Cause::invalid(
+                field,
+                after.unwrap_or(&Value::Null),
+                "field is immutable",
+            ));
         }
     };
     match (kind.group.as_str(), kind.plural.as_str()) {
-        ("apps", "deployments" | "replicasets" | "daemonsets") => fixed("/spec/selector", "spec.selector"),
+        ("apps", "deployments" | "replicasets" | "daemonsets") => {
+            fixed("/spec/selector", "spec.selector")
+        }
         ("batch", "jobs") => {
             fixed("/spec/selector", "spec.selector");
             fixed("/spec/template", "spec.template");
         }
         ("", "secrets") => fixed("/type", "type"),
-        ("rbac.authorization.k8s.io", _) => {
-            if old["roleRef"] != value["roleRef"] {
-                causes.push(Cause::invalid("roleRef", &value["roleRef"], "cannot change roleRef"));
-            }
+        ("rbac.authorization.k8s.io", _) if old["roleRef"] != value["roleRef"] => {
+            causes.push(Cause::invalid(
+                "roleRef",
+                &value["roleRef"],
+                "cannot change roleRef",
+            ));
         }
         ("", "services") => {
             let ip = |v: &Value| text(v, "/spec/clusterIP").to_owned();
             let external = |v: &Value| v["spec"]["type"] == "ExternalName";
             if !external(old) && !external(value) && !ip(old).is_empty() && ip(old) != ip(value) {
                 let detail = "may not change once set";
-                causes.push(Cause::invalid("spec.clusterIPs[0]", &json!([ip(value)]), detail));
+                causes.push(Cause::invalid(
+                    "spec.clusterIPs[0]",
+                    &json!([ip(value)]),
+                    detail,
+                ));
             }
         }
         ("apps", "statefulsets") => stateful_set(value, old, causes),
@@ -342,14 +482,25 @@ fn immutable(kind: &Kind, value: &Value, old: &Value, causes: &mut Vec<Cause>) {
     if old["immutable"] == true {
         for field in ["data", "binaryData", "immutable"] {
             if old[field] != value[field] {
-                causes.push(Cause::forbidden(field, "field is immutable when `immutable` is set"));
+                causes.push(Cause::forbidden(
+                    field,
+                    "field is immutable when `immutable` is set",
+                ));
             }
         }
     }
 }
 
 fn stateful_set(value: &Value, old: &Value, causes: &mut Vec<Cause>) {
-    let free = ["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"];
+    let free = [
+        "replicas",
+        "ordinals",
+        "template",
+        "updateStrategy",
+        "revisionHistoryLimit",
+        "persistentVolumeClaimRetentionPolicy",
+        "minReadySeconds",
+    ];
     let fixed = |v: &Value| -> Value {
         let mut spec = v["spec"].clone();
         if let Some(map) = spec.as_object_mut() {
@@ -368,7 +519,13 @@ fn pod_update(value: &Value, old: &Value, causes: &mut Vec<Cause>) {
     let fixed = |v: &Value| -> Value {
         let mut spec = v["spec"].clone();
         if let Some(map) = spec.as_object_mut() {
-            for field in ["activeDeadlineSeconds", "terminationGracePeriodSeconds", "tolerations", "schedulingGates", "ephemeralContainers"] {
+            for field in [
+                "activeDeadlineSeconds",
+                "terminationGracePeriodSeconds",
+                "tolerations",
+                "schedulingGates",
+                "ephemeralContainers",
+            ] {
                 map.remove(field);
             }
             if text(old, "/spec/nodeName").is_empty() {
@@ -400,7 +557,10 @@ mod tests {
             v
         };
         let old = old.map(fill);
-        check(kind, &fill(value), old.as_ref()).into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
+        check(kind, &fill(value), old.as_ref())
+            .into_iter()
+            .map(|c| format!("{}: {}", c.field, c.message))
+            .collect()
     }
 
     #[test]
@@ -408,12 +568,36 @@ mod tests {
         let meta = json!({"name": "x", "namespace": "n"});
         let container = json!({"name": "c", "image": "i"});
         let cases = [
-            ("pods", json!({"metadata": meta, "spec": {"containers": []}}), "spec.containers: Required value"),
-            ("pods", json!({"metadata": meta, "spec": {"containers": [{"name": "c"}]}}), "spec.containers[0].image: Required value"),
-            ("pods", json!({"metadata": meta, "spec": {"restartPolicy": "Maybe", "containers": [container]}}), "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\""),
-            ("pods", json!({"metadata": meta, "spec": {"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}}), "spec.containers[0].volumeMounts[0].name: Not found: \"v\""),
-            ("services", json!({"metadata": meta, "spec": {"ports": []}}), "spec.ports: Required value"),
-            ("services", json!({"metadata": meta, "spec": {"ports": [{"port": 0, "targetPort": 80}]}}), "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"),
+            (
+                "pods",
+                json!({"metadata": meta, "spec": {"containers": []}}),
+                "spec.containers: Required value",
+            ),
+            (
+                "pods",
+                json!({"metadata": meta, "spec": {"containers": [{"name": "c"}]}}),
+                "spec.containers[0].image: Required value",
+            ),
+            (
+                "pods",
+                json!({"metadata": meta, "spec": {"restartPolicy": "Maybe", "containers": [container]}}),
+                "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+            ),
+            (
+                "pods",
+                json!({"metadata": meta, "spec": {"containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}}),
+                "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+            ),
+            (
+                "services",
+                json!({"metadata": meta, "spec": {"ports": []}}),
+                "spec.ports: Required value",
+            ),
+            (
+                "services",
+                json!({"metadata": meta, "spec": {"ports": [{"port": 0, "targetPort": 80}]}}),
+                "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ),
             (
                 "deployments",
                 json!({"metadata": meta, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "c"}}, "spec": {"containers": [container]}}}}),
@@ -428,9 +612,15 @@ mod tests {
     #[test]
     fn immutable_fields_are_guarded() {
         let service = |ip: &str| json!({"metadata": {"name": "x"}, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}});
-        assert_eq!(problems("services", service("10.96.0.9"), Some(service("10.96.0.8"))), ["spec.clusterIPs[0]: Invalid value: [\"10.96.0.9\"]: may not change once set"]);
+        assert_eq!(
+            problems("services", service("10.96.0.9"), Some(service("10.96.0.8"))),
+            ["spec.clusterIPs[0]: Invalid value: [\"10.96.0.9\"]: may not change once set"]
+        );
         let pod = |command: &str, image: &str| json!({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": image, "command": [command]}]}});
         assert!(problems("pods", pod("a", "2:1"), Some(pod("a", "1:1"))).is_empty());
-        assert_eq!(problems("pods", pod("b", "1:1"), Some(pod("a", "1:1"))).len(), 1);
+        assert_eq!(
+            problems("pods", pod("b", "1:1"), Some(pod("a", "1:1"))).len(),
+            1
+        );
     }
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::Server;
 use crate::convert;
 use crate::kinds::Kind;
 use crate::object;
@@ -25,7 +26,6 @@ use crate::rest::{Filter, Form, check_revision, form, metadata_only, shape};
 use crate::status::{Failure, Outcome};
 use crate::store::{Change, Event};
 use crate::table::Shape;
-use crate::Server;
 
 /// How often an idle watch that asked for bookmarks gets one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
@@ -48,14 +48,24 @@ struct Watch {
 }
 
 /// Starts a watch.
-pub fn start(target: &Target, call: &Call, namespace: Option<&str>, filter: Filter) -> Outcome<Answer> {
+pub fn start(
+    target: &Target,
+    call: &Call,
+    namespace: Option<&str>,
+    filter: Filter,
+) -> Outcome<Answer> {
     let text = call.query.get("resourceVersion").unwrap_or_default();
     let wanted = check_revision(target, text)?;
     let initial = call.query.flag("sendInitialEvents");
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let timeout = match call.query.number("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
-        _ => DEFAULT_TIMEOUT + Duration::from_secs(uuid::Uuid::new_v4().as_u128() as u64 % DEFAULT_TIMEOUT.as_secs()),
+        _ => {
+            DEFAULT_TIMEOUT
+                + Duration::from_secs(
+                    uuid::Uuid::new_v4().as_u128() as u64 % DEFAULT_TIMEOUT.as_secs(),
+                )
+        }
     };
     let mut watch = Watch {
         server: target.server.clone(),
@@ -75,7 +85,9 @@ pub fn start(target: &Target, call: &Call, namespace: Option<&str>, filter: Filt
             if let Err(oldest) = watch.server.store.events(&watch.kind.storage, revision) {
                 // Told inside the stream, as the real server does for a watch.
                 first.push_back(line("ERROR", &too_old(revision, oldest).body()));
-                return Ok(stream(futures::stream::iter(first.into_iter().map(Ok)).boxed()));
+                return Ok(stream(
+                    futures::stream::iter(first.into_iter().map(Ok)).boxed(),
+                ));
             }
         }
         _ => first = watch.snapshot(initial),
@@ -101,12 +113,16 @@ fn stream(lines: futures::stream::BoxStream<'static, Result<Bytes, std::io::Erro
     let body = StreamBody::new(lines.map(|line| line.map(Frame::data))).boxed_unsync();
     let mut answer = Response::new(body);
     *answer.status_mut() = StatusCode::OK;
-    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
     answer
 }
 
 fn line(kind: &str, object: &Value) -> Bytes {
-    let mut bytes = serde_json::to_vec(&json!({"type": kind, "object": object})).unwrap_or_default();
+    let mut bytes =
+        serde_json::to_vec(&json!({"type": kind, "object": object})).unwrap_or_default();
     bytes.push(b'\n');
     Bytes::from(bytes)
 }
@@ -114,7 +130,10 @@ fn line(kind: &str, object: &Value) -> Bytes {
 impl Watch {
     /// The present objects as additions; then, if the client asked for them as its list, the mark of their end.
     fn snapshot(&mut self, marked: bool) -> VecDeque<Bytes> {
-        let (objects, revision) = self.server.store.list(&self.kind.storage, self.namespace.as_deref());
+        let (objects, revision) = self
+            .server
+            .store
+            .list(&self.kind.storage, self.namespace.as_deref());
         self.position = revision;
         let mut lines = VecDeque::new();
         for object in &objects {
@@ -136,8 +155,11 @@ impl Watch {
             Form::Metadata => metadata_only(&object),
             Form::Table => {
                 let mut table = self.shape.table(std::slice::from_ref(&object));
-                table["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
-                if std::mem::replace(&mut self.headed, true) && let Some(map) = table.as_object_mut() {
+                table["metadata"]["resourceVersion"] =
+                    object["metadata"]["resourceVersion"].clone();
+                if std::mem::replace(&mut self.headed, true)
+                    && let Some(map) = table.as_object_mut()
+                {
                     map.insert("columnDefinitions".to_owned(), Value::Null);
                 }
                 table
@@ -156,7 +178,12 @@ impl Watch {
         line("BOOKMARK", &object)
     }
 
-    async fn run(mut self, first: VecDeque<Bytes>, send: &tokio::sync::mpsc::Sender<Bytes>, deadline: Instant) {
+    async fn run(
+        mut self,
+        first: VecDeque<Bytes>,
+        send: &tokio::sync::mpsc::Sender<Bytes>,
+        deadline: Instant,
+    ) {
         let mut changes = self.server.store.changes();
         for line in first {
             if send.send(line).await.is_err() {
@@ -168,7 +195,9 @@ impl Watch {
             changes.mark_unchanged();
             match self.server.store.events(&self.kind.storage, self.position) {
                 Err(oldest) => {
-                    let _ = send.send(line("ERROR", &too_old(self.position, oldest).body())).await;
+                    let _ = send
+                        .send(line("ERROR", &too_old(self.position, oldest).body()))
+                        .await;
                     return;
                 }
                 Ok((events, position)) => {
@@ -202,11 +231,18 @@ impl Watch {
 
     /// What a change is to this watch: an object that comes into the selection is added, one that leaves it is deleted.
     fn event(&mut self, event: &Event) -> Option<Bytes> {
-        if self.namespace.as_deref().is_some_and(|n| n != object::namespace(&event.object)) {
+        if self
+            .namespace
+            .as_deref()
+            .is_some_and(|n| n != object::namespace(&event.object))
+        {
             return None;
         }
         let now = event.change != Change::Deleted && self.filter.matches(&event.object);
-        let before = event.previous.as_ref().is_some_and(|p| self.filter.matches(p));
+        let before = event
+            .previous
+            .as_ref()
+            .is_some_and(|p| self.filter.matches(p));
         let kind = match (before, now) {
             (false, true) => "ADDED",
             (true, true) => "MODIFIED",
@@ -214,11 +250,17 @@ impl Watch {
             (false, false) => return None,
         };
         // What leaves the selection is shown as it was while in it, at the revision of its leaving.
-        let left = event.previous.as_ref().filter(|_| kind == "DELETED" && event.change == Change::Modified);
+        let left = event
+            .previous
+            .as_ref()
+            .filter(|_| kind == "DELETED" && event.change == Change::Modified);
         let object = match left {
             Some(previous) => {
                 let mut previous = (**previous).clone();
-                object::metadata(&mut previous).insert("resourceVersion".to_owned(), json!(event.revision.to_string()));
+                object::metadata(&mut previous).insert(
+                    "resourceVersion".to_owned(),
+                    json!(event.revision.to_string()),
+                );
                 self.render(&Arc::new(previous))
             }
             None => self.render(&event.object),

@@ -19,23 +19,37 @@ const ACCOUNT_WAIT: Duration = Duration::from_secs(2);
 
 /// Completes a pod that is being made.
 pub async fn admit(server: &Server, at: &Attributes<'_>, pod: &mut Value) -> Outcome<()> {
-    if pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
+    if pod
+        .pointer("/metadata/annotations/kubernetes.io~1config.mirror")
+        .is_some()
+    {
         return Ok(());
     }
     let spec = child(pod, "spec");
     object::default_text(spec, "serviceAccountName", "default");
-    let name = spec["serviceAccountName"].as_str().unwrap_or_default().to_owned();
+    let name = spec["serviceAccountName"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     spec.insert("serviceAccount".to_owned(), json!(name));
     let account = find(server, at.namespace, &name).await.ok_or_else(|| {
-        let detail = format!("error looking up service account {}/{name}: serviceaccount {name:?} not found", at.namespace);
+        let detail = format!(
+            "error looking up service account {}/{name}: serviceaccount {name:?} not found",
+            at.namespace
+        );
         Failure::forbidden("", "pods", object::name(pod), &detail)
     })?;
     let spec = child(pod, "spec");
-    let automount = spec.get("automountServiceAccountToken").or_else(|| account.get("automountServiceAccountToken"));
+    let automount = spec
+        .get("automountServiceAccountToken")
+        .or_else(|| account.get("automountServiceAccountToken"));
     if automount.is_none_or(|a| *a != false) {
         mount(spec);
     }
-    if let Some(secrets) = account.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|a| !a.is_empty())) {
+    if let Some(secrets) = account
+        .get("imagePullSecrets")
+        .filter(|s| s.as_array().is_some_and(|a| !a.is_empty()))
+    {
         default(spec, "imagePullSecrets", secrets.clone());
     }
     Ok(())
@@ -55,15 +69,25 @@ async fn find(server: &Server, namespace: &str, name: &str) -> Option<Arc<Value>
             }
         }
     };
-    tokio::time::timeout(ACCOUNT_WAIT, wait).await.ok().flatten()
+    tokio::time::timeout(ACCOUNT_WAIT, wait)
+        .await
+        .ok()
+        .flatten()
 }
 
 fn mount(spec: &mut Map<String, Value>) {
     let present = |c: &Map<String, Value>| {
-        c.get("volumeMounts").and_then(Value::as_array).into_iter().flatten().any(|m| text(m, "/mountPath") == MOUNT_PATH)
+        c.get("volumeMounts")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .any(|m| text(m, "/mountPath") == MOUNT_PATH)
     };
     let lists = ["initContainers", "containers"];
-    if lists.iter().all(|l| objects_mut(spec, l).all(|c| present(c))) {
+    if lists
+        .iter()
+        .all(|l| objects_mut(spec, l).all(|c| present(c)))
+    {
         return;
     }
     let existing = spec
@@ -86,7 +110,10 @@ fn mount(spec: &mut Map<String, Value>) {
         for container in objects_mut(spec, list) {
             if !present(container) {
                 default(container, "volumeMounts", json!([]));
-                if let Some(mounts) = container.get_mut("volumeMounts").and_then(Value::as_array_mut) {
+                if let Some(mounts) = container
+                    .get_mut("volumeMounts")
+                    .and_then(Value::as_array_mut)
+                {
                     mounts.push(json!({"name": volume, "mountPath": MOUNT_PATH, "readOnly": true}));
                 }
             }
@@ -110,12 +137,18 @@ mod tests {
     fn containers_added_later_share_the_volume() {
         let mut pod = json!({"spec": {"containers": [{"name": "a"}]}});
         mount(child(&mut pod, "spec"));
-        pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "sidecar"}));
+        pod["spec"]["containers"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"name": "sidecar"}));
         mount(child(&mut pod, "spec"));
         let volumes = pod["spec"]["volumes"].as_array().unwrap();
         assert_eq!(volumes.len(), 1);
         for i in 0..2 {
-            assert_eq!(pod["spec"]["containers"][i]["volumeMounts"][0]["name"], volumes[0]["name"]);
+            assert_eq!(
+                pod["spec"]["containers"][i]["volumeMounts"][0]["name"],
+                volumes[0]["name"]
+            );
         }
     }
 }

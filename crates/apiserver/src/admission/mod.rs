@@ -62,7 +62,12 @@ pub struct Attributes<'a> {
 }
 
 /// Runs the mutating phase on an object.
-pub async fn mutate(server: &Server, at: &Attributes<'_>, object: &mut Value, warnings: &mut Vec<String>) -> Outcome<()> {
+pub async fn mutate(
+    server: &Server,
+    at: &Attributes<'_>,
+    object: &mut Value,
+    warnings: &mut Vec<String>,
+) -> Outcome<()> {
     if at.operation == Operation::Create && at.subresource.is_empty() {
         namespace_lifecycle(server, at.kind, at.namespace, at.name)?;
         if at.kind.is("", "pods") {
@@ -72,7 +77,11 @@ pub async fn mutate(server: &Server, at: &Attributes<'_>, object: &mut Value, wa
     }
     let changed = webhook::mutate(server, at, object, warnings).await?;
     // Webhooks may have added containers: the built-in plug-ins look again, as the real server re-invokes them.
-    if changed && at.operation == Operation::Create && at.kind.is("", "pods") && at.subresource.is_empty() {
+    if changed
+        && at.operation == Operation::Create
+        && at.kind.is("", "pods")
+        && at.subresource.is_empty()
+    {
         account::admit(server, at, object).await?;
         scheduling(object);
     }
@@ -80,24 +89,46 @@ pub async fn mutate(server: &Server, at: &Attributes<'_>, object: &mut Value, wa
 }
 
 /// Runs the validating phase.
-pub async fn validate(server: &Server, at: &Attributes<'_>, object: Option<&Value>, warnings: &mut Vec<String>) -> Outcome<()> {
-    if at.operation == Operation::Delete && at.kind.is("", "namespaces") && matches!(at.name, "default" | "kube-system" | "kube-public") {
-        return Err(Failure::forbidden("", "namespaces", at.name, "this namespace may not be deleted"));
+pub async fn validate(
+    server: &Server,
+    at: &Attributes<'_>,
+    object: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Outcome<()> {
+    if at.operation == Operation::Delete
+        && at.kind.is("", "namespaces")
+        && matches!(at.name, "default" | "kube-system" | "kube-public")
+    {
+        return Err(Failure::forbidden(
+            "",
+            "namespaces",
+            at.name,
+            "this namespace may not be deleted",
+        ));
     }
     webhook::validate(server, at, object, warnings).await
 }
 
 /// Nothing is made in a namespace that is absent or going.
-pub fn namespace_lifecycle(server: &Server, kind: &Kind, namespace: &str, name: &str) -> Outcome<()> {
+pub fn namespace_lifecycle(
+    server: &Server,
+    kind: &Kind,
+    namespace: &str,
+    name: &str,
+) -> Outcome<()> {
     if !kind.namespaced {
         return Ok(());
     }
     let key = Key::new(&Arc::from("namespaces"), "", namespace);
-    let Some((found, _)) = server.store.get(&key) else { return Err(Failure::not_found("", "namespaces", namespace)) };
+    let Some((found, _)) = server.store.get(&key) else {
+        return Err(Failure::not_found("", "namespaces", namespace));
+    };
     if !object::is_terminating(&found) {
         return Ok(());
     }
-    let detail = format!("unable to create new content in namespace {namespace} because it is being terminated");
+    let detail = format!(
+        "unable to create new content in namespace {namespace} because it is being terminated"
+    );
     let mut failure = Failure::forbidden(&kind.group, &kind.plural, name, &detail);
     failure.causes.push(Cause {
         reason: "NamespaceTerminating",
@@ -112,8 +143,15 @@ fn scheduling(pod: &mut Value) {
     let spec = object::child(pod, "spec");
     object::default(spec, "priority", 0);
     object::default_text(spec, "preemptionPolicy", "PreemptLowerPriority");
-    let mut tolerations = spec.get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+    let mut tolerations = spec
+        .get("tolerations")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    for key in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
         let tolerated = tolerations.iter().any(|t| {
             let any = t.get("key").is_none_or(|k| k == "") || t["key"] == key;
             any && t.get("effect").is_none_or(|e| e == "" || e == "NoExecute")

@@ -19,14 +19,23 @@ const MUTATING: &str = "admissionregistration.k8s.io/mutatingwebhookconfiguratio
 const VALIDATING: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
 
 /// Asks the mutating webhooks, each with the result of those before; tells whether anything changed.
-pub async fn mutate(server: &Server, at: &Attributes<'_>, object: &mut Value, warnings: &mut Vec<String>) -> Outcome<bool> {
+pub async fn mutate(
+    server: &Server,
+    at: &Attributes<'_>,
+    object: &mut Value,
+    warnings: &mut Vec<String>,
+) -> Outcome<bool> {
     let mut changed = false;
     for webhook in matching(server, at, MUTATING, Some(object)) {
         let answer = ask(server, at, &webhook, Some(object), warnings).await?;
-        let Some(patch) = answer.as_ref().and_then(|a| a["patch"].as_str()) else { continue };
+        let Some(patch) = answer.as_ref().and_then(|a| a["patch"].as_str()) else {
+            continue;
+        };
         let name = text(&webhook.definition, "/name");
         let patched = apply(object, patch).map_err(|e| {
-            Failure::internal(format!("failed calling webhook {name:?}: invalid patch: {e}"))
+            Failure::internal(format!(
+                "failed calling webhook {name:?}: invalid patch: {e}"
+            ))
         });
         match patched {
             Ok(next) if next == *object => {}
@@ -35,7 +44,9 @@ pub async fn mutate(server: &Server, at: &Attributes<'_>, object: &mut Value, wa
                 normalise(at.kind, object);
                 changed = true;
             }
-            Err(failure) if webhook.fails_open() => tracing::warn!(webhook = name, %failure.message, "ignored"),
+            Err(failure) if webhook.fails_open() => {
+                tracing::warn!(webhook = name, %failure.message, "ignored")
+            }
             Err(failure) => return Err(failure),
         }
     }
@@ -43,7 +54,12 @@ pub async fn mutate(server: &Server, at: &Attributes<'_>, object: &mut Value, wa
 }
 
 /// Asks the validating webhooks, all at once as the real server does.
-pub async fn validate(server: &Server, at: &Attributes<'_>, object: Option<&Value>, warnings: &mut Vec<String>) -> Outcome<()> {
+pub async fn validate(
+    server: &Server,
+    at: &Attributes<'_>,
+    object: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Outcome<()> {
     let webhooks = matching(server, at, VALIDATING, object);
     let asked = webhooks.iter().map(|webhook| async move {
         let mut own = Vec::new();
@@ -57,8 +73,11 @@ pub async fn validate(server: &Server, at: &Attributes<'_>, object: Option<&Valu
 }
 
 fn apply(object: &Value, patch: &str) -> Result<Value, String> {
-    let bytes = base64::engine::general_purpose::STANDARD.decode(patch).map_err(|e| e.to_string())?;
-    let operations: json_patch::Patch = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(patch)
+        .map_err(|e| e.to_string())?;
+    let operations: json_patch::Patch =
+        serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
     let mut next = object.clone();
     json_patch::patch(&mut next, &operations).map_err(|e| e.to_string())?;
     Ok(next)
@@ -89,7 +108,12 @@ impl Match {
     }
 }
 
-fn matching(server: &Server, at: &Attributes<'_>, configurations: &str, object: Option<&Value>) -> Vec<Match> {
+fn matching(
+    server: &Server,
+    at: &Attributes<'_>,
+    configurations: &str,
+    object: Option<&Value>,
+) -> Vec<Match> {
     // Webhook configurations are not subject to webhooks: a bad one could never be mended.
     if at.kind.group == "admissionregistration.k8s.io" {
         return Vec::new();
@@ -97,9 +121,15 @@ fn matching(server: &Server, at: &Attributes<'_>, configurations: &str, object: 
     let mut found = Vec::new();
     for configuration in server.store.list(&Arc::from(configurations), None).0 {
         for webhook in items(&configuration, "/webhooks") {
-            let Some(kind) = rules_match(server, at, webhook) else { continue };
-            if namespace_matches(server, at, webhook, object) && object_matches(at, webhook, object) {
-                found.push(Match { definition: webhook.clone(), kind });
+            let Some(kind) = rules_match(server, at, webhook) else {
+                continue;
+            };
+            if namespace_matches(server, at, webhook, object) && object_matches(at, webhook, object)
+            {
+                found.push(Match {
+                    definition: webhook.clone(),
+                    kind,
+                });
             }
         }
     }
@@ -116,7 +146,10 @@ fn rules_match(server: &Server, at: &Attributes<'_>, webhook: &Value) -> Option<
         return None;
     }
     let catalogue = server.registry.now();
-    catalogue.all().find(|k| k.storage == at.kind.storage && k.group == at.kind.group && matches(k)).map(|k| Some(k.clone()))
+    catalogue
+        .all()
+        .find(|k| k.storage == at.kind.storage && k.group == at.kind.group && matches(k))
+        .map(|k| Some(k.clone()))
 }
 
 fn rule_matches(rule: &Value, kind: &Kind, at: &Attributes<'_>) -> bool {
@@ -127,32 +160,51 @@ fn rule_matches(rule: &Value, kind: &Kind, at: &Attributes<'_>) -> bool {
         Some("Cluster") => !kind.namespaced,
         _ => true,
     };
-    let resource = items(rule, "/resources").filter_map(Value::as_str).any(|r| {
-        let (plural, sub) = r.split_once('/').unwrap_or((r, ""));
-        (plural == "*" || plural == kind.plural) && (sub == at.subresource || (sub == "*"))
-    });
-    scope && resource && any("/operations", at.operation.name()) && any("/apiGroups", &kind.group) && any("/apiVersions", &kind.version)
+    let resource = items(rule, "/resources")
+        .filter_map(Value::as_str)
+        .any(|r| {
+            let (plural, sub) = r.split_once('/').unwrap_or((r, ""));
+            (plural == "*" || plural == kind.plural) && (sub == at.subresource || (sub == "*"))
+        });
+    scope
+        && resource
+        && any("/operations", at.operation.name())
+        && any("/apiGroups", &kind.group)
+        && any("/apiVersions", &kind.version)
 }
 
-fn namespace_matches(server: &Server, at: &Attributes<'_>, webhook: &Value, object: Option<&Value>) -> bool {
+fn namespace_matches(
+    server: &Server,
+    at: &Attributes<'_>,
+    webhook: &Value,
+    object: Option<&Value>,
+) -> bool {
     let selector = LabelSelector::from_object(&webhook["namespaceSelector"]);
     if selector.is_empty() {
         return true;
     }
     if at.kind.is("", "namespaces") {
-        let labels = object.or(at.old).and_then(|o| o.pointer("/metadata/labels"));
+        let labels = object
+            .or(at.old)
+            .and_then(|o| o.pointer("/metadata/labels"));
         return selector.matches(labels);
     }
     if !at.kind.namespaced {
         return true;
     }
-    let namespace = server.store.get(&Key::new(&Arc::from("namespaces"), "", at.namespace));
+    let namespace = server
+        .store
+        .get(&Key::new(&Arc::from("namespaces"), "", at.namespace));
     namespace.is_some_and(|(n, _)| selector.matches(n.pointer("/metadata/labels")))
 }
 
 fn object_matches(at: &Attributes<'_>, webhook: &Value, object: Option<&Value>) -> bool {
     let selector = LabelSelector::from_object(&webhook["objectSelector"]);
-    selector.is_empty() || [object, at.old].into_iter().flatten().any(|o| selector.matches(o.pointer("/metadata/labels")))
+    selector.is_empty()
+        || [object, at.old]
+            .into_iter()
+            .flatten()
+            .any(|o| selector.matches(o.pointer("/metadata/labels")))
 }
 
 /// Asks one webhook; `None` if it could not be asked and may be ignored.
@@ -165,23 +217,43 @@ async fn ask(
 ) -> Outcome<Option<Value>> {
     let definition = &webhook.definition;
     let name = text(definition, "/name");
-    if at.dry_run && !matches!(definition["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")) {
-        return Err(Failure::bad_request(format!("admission webhook {name:?} does not support dry run")));
+    if at.dry_run
+        && !matches!(
+            definition["sideEffects"].as_str(),
+            Some("None" | "NoneOnDryRun")
+        )
+    {
+        return Err(Failure::bad_request(format!(
+            "admission webhook {name:?} does not support dry run"
+        )));
     }
     let uid = uuid::Uuid::new_v4().to_string();
     let review = review(at, webhook, object, &uid);
-    let answer = match client::call(server, definition, &review).await.and_then(|a| response(&a, &uid)) {
+    let answer = match client::call(server, definition, &review)
+        .await
+        .and_then(|a| response(&a, &uid))
+    {
         Ok(answer) => answer,
         Err(CallError(problem)) => {
             if webhook.fails_open() {
                 tracing::warn!(webhook = name, problem, "failing open");
                 return Ok(None);
             }
-            return Err(Failure::internal(format!("failed calling webhook {name:?}: {problem}")));
+            return Err(Failure::internal(format!(
+                "failed calling webhook {name:?}: {problem}"
+            )));
         }
     };
-    warnings.extend(items(&answer, "/warnings").filter_map(Value::as_str).map(str::to_owned));
-    if answer["allowed"] == true { Ok(Some(answer)) } else { Err(denied(name, &answer["status"])) }
+    warnings.extend(
+        items(&answer, "/warnings")
+            .filter_map(Value::as_str)
+            .map(str::to_owned),
+    );
+    if answer["allowed"] == true {
+        Ok(Some(answer))
+    } else {
+        Err(denied(name, &answer["status"]))
+    }
 }
 
 fn response(answer: &Value, uid: &str) -> Result<Value, CallError> {
@@ -190,7 +262,10 @@ fn response(answer: &Value, uid: &str) -> Result<Value, CallError> {
         return Err(CallError("webhook response was absent".to_owned()));
     }
     if text(response, "/uid") != uid {
-        return Err(CallError(format!("expected response.uid={uid:?}, got {:?}", text(response, "/uid"))));
+        return Err(CallError(format!(
+            "expected response.uid={uid:?}, got {:?}",
+            text(response, "/uid")
+        )));
     }
     Ok(response.clone())
 }
@@ -202,7 +277,11 @@ fn denied(name: &str, status: &Value) -> Failure {
         ("", reason) => format!("{by}: {reason}"),
         (message, _) => format!("{by}: {message}"),
     };
-    let code = status["code"].as_u64().and_then(|c| u16::try_from(c).ok()).filter(|c| (400..600).contains(c)).unwrap_or(400);
+    let code = status["code"]
+        .as_u64()
+        .and_then(|c| u16::try_from(c).ok())
+        .filter(|c| (400..600).contains(c))
+        .unwrap_or(400);
     let reason = match text(status, "/reason") {
         "Forbidden" => "Forbidden",
         "Invalid" => "Invalid",
@@ -233,8 +312,17 @@ fn review(at: &Attributes<'_>, webhook: &Match, object: Option<&Value>, uid: &st
         "object": if at.operation == Operation::Delete { Value::Null } else { convert(object) },
         "oldObject": convert(at.old),
     });
-    let name = if at.name.is_empty() { object.map(object::name).unwrap_or_default() } else { at.name };
-    for (field, value) in [("name", name), ("namespace", at.namespace), ("subResource", at.subresource), ("requestSubResource", at.subresource)] {
+    let name = if at.name.is_empty() {
+        object.map(object::name).unwrap_or_default()
+    } else {
+        at.name
+    };
+    for (field, value) in [
+        ("name", name),
+        ("namespace", at.namespace),
+        ("subResource", at.subresource),
+        ("requestSubResource", at.subresource),
+    ] {
         if !value.is_empty() {
             request[field] = json!(value);
         }
@@ -249,9 +337,21 @@ mod tests {
     #[test]
     fn denials_read_like_the_real_ones() {
         let cases = [
-            (json!({"message": "no"}), "admission webhook \"w\" denied the request: no", 400),
-            (json!({"reason": "Forbidden", "code": 403}), "admission webhook \"w\" denied the request: Forbidden", 403),
-            (Value::Null, "admission webhook \"w\" denied the request without explanation", 400),
+            (
+                json!({"message": "no"}),
+                "admission webhook \"w\" denied the request: no",
+                400,
+            ),
+            (
+                json!({"reason": "Forbidden", "code": 403}),
+                "admission webhook \"w\" denied the request: Forbidden",
+                403,
+            ),
+            (
+                Value::Null,
+                "admission webhook \"w\" denied the request without explanation",
+                400,
+            ),
         ];
         for (status, message, code) in cases {
             let failure = denied("w", &status);
@@ -264,7 +364,15 @@ mod tests {
         let pods = builtin().kinds.iter().find(|k| k.is("", "pods")).unwrap();
         let user = crate::auth::User::default();
         let at = |subresource: &'static str| Attributes {
-            kind: pods, subresource, operation: Operation::Create, namespace: "n", name: "p", old: None, dry_run: false, user: &user, options: Value::Null,
+            kind: pods,
+            subresource,
+            operation: Operation::Create,
+            namespace: "n",
+            name: "p",
+            old: None,
+            dry_run: false,
+            user: &user,
+            options: Value::Null,
         };
         let rule = |resource: &str, scope: &str| json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": [resource], "scope": scope});
         let cases = [
@@ -279,7 +387,11 @@ mod tests {
             (rule("services", "*"), "", false),
         ];
         for (rule, subresource, expected) in cases {
-            assert_eq!(rule_matches(&rule, pods, &at(subresource)), expected, "{rule} {subresource}");
+            assert_eq!(
+                rule_matches(&rule, pods, &at(subresource)),
+                expected,
+                "{rule} {subresource}"
+            );
         }
     }
 }

@@ -12,7 +12,10 @@ use crate::object::{self, child, default, default_text, objects_mut};
 pub fn fill(kind: &Kind, value: &mut Value) {
     // Go always writes these two, being structures.
     let schema = crate::kinds::builtin().definitions.resolve(&kind.schema);
-    for field in ["spec", "status"].into_iter().filter(|f| schema.properties.contains_key(*f)) {
+    for field in ["spec", "status"]
+        .into_iter()
+        .filter(|f| schema.properties.contains_key(*f))
+    {
         default(root(value), field, json!({}));
     }
     match (kind.group.as_str(), kind.plural.as_str()) {
@@ -24,12 +27,16 @@ pub fn fill(kind: &Kind, value: &mut Value) {
         ("apps" | "batch", _) => workload::fill(kind, value),
         ("discovery.k8s.io", _) => endpoint_slice(value),
         ("rbac.authorization.k8s.io", _) => binding(value),
-        ("admissionregistration.k8s.io", plural) => webhooks(value, plural == "mutatingwebhookconfigurations"),
+        ("admissionregistration.k8s.io", plural) => {
+            webhooks(value, plural == "mutatingwebhookconfigurations")
+        }
         ("apiextensions.k8s.io", _) => crate::crd::fill(value),
         ("networking.k8s.io", "networkpolicies") => network_policy(value),
         ("networking.k8s.io", "ingresses") => ingress(value),
         ("autoscaling", _) => default(child(value, "spec"), "minReplicas", 1),
-        ("scheduling.k8s.io", _) => default_text(root(value), "preemptionPolicy", "PreemptLowerPriority"),
+        ("scheduling.k8s.io", _) => {
+            default_text(root(value), "preemptionPolicy", "PreemptLowerPriority")
+        }
         _ => {}
     }
 }
@@ -48,7 +55,8 @@ fn namespace(value: &mut Value) {
     let name = object::name(value).to_owned();
     if !name.is_empty() {
         let mut metadata = Value::Object(std::mem::take(object::metadata(value)));
-        child(&mut metadata, "labels").insert("kubernetes.io/metadata.name".to_owned(), json!(name));
+        child(&mut metadata, "labels")
+            .insert("kubernetes.io/metadata.name".to_owned(), json!(name));
         value["metadata"] = metadata;
     }
     if !object::is_terminating(value) {
@@ -62,7 +70,11 @@ fn service(value: &mut Value) {
     default_text(spec, "type", "ClusterIP");
     default_text(spec, "sessionAffinity", "None");
     if spec["sessionAffinity"] == "ClientIP" {
-        default(spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 10800}}));
+        default(
+            spec,
+            "sessionAffinityConfig",
+            json!({"clientIP": {"timeoutSeconds": 10800}}),
+        );
     }
     let kind = spec["type"].as_str().unwrap_or_default().to_owned();
     if kind != "ExternalName" {
@@ -93,7 +105,8 @@ fn secret(value: &mut Value) {
     if let Some(Value::Object(plain)) = root(value).remove("stringData") {
         let data = child(value, "data");
         for (key, text) in plain {
-            let encoded = base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
+            let encoded =
+                base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
             data.insert(key, json!(encoded));
         }
     }
@@ -120,7 +133,10 @@ fn binding(value: &mut Value) {
         default_text(child(value, "roleRef"), "apiGroup", GROUP);
     }
     for subject in objects_mut(root(value), "subjects") {
-        if matches!(subject.get("kind").and_then(Value::as_str), Some("User" | "Group")) {
+        if matches!(
+            subject.get("kind").and_then(Value::as_str),
+            Some("User" | "Group")
+        ) {
             default_text(subject, "apiGroup", GROUP);
         }
     }
@@ -139,7 +155,11 @@ fn webhooks(value: &mut Value, mutating: bool) {
         for rule in objects_mut(webhook, "rules") {
             default_text(rule, "scope", "*");
         }
-        if let Some(service) = webhook.get_mut("clientConfig").and_then(|c| c.get_mut("service")).and_then(Value::as_object_mut) {
+        if let Some(service) = webhook
+            .get_mut("clientConfig")
+            .and_then(|c| c.get_mut("service"))
+            .and_then(Value::as_object_mut)
+        {
             default(service, "port", 443);
         }
     }
@@ -188,13 +208,28 @@ mod tests {
 
     #[test]
     fn services_namespaces_and_secrets_get_what_users_see() {
-        let service = filled("services", json!({"spec": {"ports": [{"port": 80}, {"port": 81, "targetPort": "http"}]}}));
-        assert_eq!(service["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 80}));
+        let service = filled(
+            "services",
+            json!({"spec": {"ports": [{"port": 80}, {"port": 81, "targetPort": "http"}]}}),
+        );
+        assert_eq!(
+            service["spec"]["ports"][0],
+            json!({"port": 80, "protocol": "TCP", "targetPort": 80})
+        );
         assert_eq!(service["spec"]["ports"][1]["targetPort"], "http");
         assert_eq!(service["spec"]["type"], "ClusterIP");
         let namespace = filled("namespaces", json!({"metadata": {"name": "x"}}));
-        assert_eq!(namespace["metadata"]["labels"], json!({"kubernetes.io/metadata.name": "x"}));
-        assert_eq!((&namespace["spec"]["finalizers"], &namespace["status"]["phase"]), (&json!(["kubernetes"]), &json!("Active")));
+        assert_eq!(
+            namespace["metadata"]["labels"],
+            json!({"kubernetes.io/metadata.name": "x"})
+        );
+        assert_eq!(
+            (
+                &namespace["spec"]["finalizers"],
+                &namespace["status"]["phase"]
+            ),
+            (&json!(["kubernetes"]), &json!("Active"))
+        );
         let secret = filled("secrets", json!({"stringData": {"a": "b"}}));
         assert_eq!(secret, json!({"type": "Opaque", "data": {"a": "Yg=="}}));
     }

@@ -28,7 +28,13 @@ pub fn spec(spec: &mut Map<String, Value>) {
     default(spec, "terminationGracePeriodSeconds", 30);
     default(spec, "securityContext", json!({}));
     // The two spellings of one field.
-    let account = ["serviceAccountName", "serviceAccount"].iter().find_map(|k| spec.get(*k).and_then(Value::as_str).filter(|s| !s.is_empty()));
+    let account = ["serviceAccountName", "serviceAccount"]
+        .iter()
+        .find_map(|k| {
+            spec.get(*k)
+                .and_then(Value::as_str)
+                .filter(|s| !s.is_empty())
+        });
     if let Some(account) = account.map(str::to_owned) {
         spec.insert("serviceAccount".to_owned(), json!(account));
         spec.insert("serviceAccountName".to_owned(), json!(account));
@@ -45,7 +51,11 @@ pub fn spec(spec: &mut Map<String, Value>) {
 }
 
 fn container(container: &mut Map<String, Value>, host_network: bool) {
-    let image = container.get("image").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let image = container
+        .get("image")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     default_text(container, "imagePullPolicy", pull_policy(&image));
     default_text(container, "terminationMessagePath", "/dev/termination-log");
     default_text(container, "terminationMessagePolicy", "File");
@@ -57,7 +67,11 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
         }
     }
     for env in objects_mut(container, "env") {
-        if let Some(reference) = env.get_mut("valueFrom").and_then(|v| v.get_mut("fieldRef")).and_then(Value::as_object_mut) {
+        if let Some(reference) = env
+            .get_mut("valueFrom")
+            .and_then(|v| v.get_mut("fieldRef"))
+            .and_then(Value::as_object_mut)
+        {
             default_text(reference, "apiVersion", "v1");
         }
     }
@@ -66,7 +80,10 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
             self::probe(probe);
         }
     }
-    if let Some(lifecycle) = container.get_mut("lifecycle").and_then(Value::as_object_mut) {
+    if let Some(lifecycle) = container
+        .get_mut("lifecycle")
+        .and_then(Value::as_object_mut)
+    {
         for name in ["postStart", "preStop"] {
             if let Some(handler) = lifecycle.get_mut(name).and_then(Value::as_object_mut) {
                 http_get(handler);
@@ -95,8 +112,16 @@ fn http_get(handler: &mut Map<String, Value>) {
 }
 
 fn probe(probe: &mut Map<String, Value>) {
-    for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
-        if probe.get(field).is_none_or(|v| v.is_null() || *v == json!(0)) {
+    for (field, value) in [
+        ("timeoutSeconds", 1),
+        ("periodSeconds", 10),
+        ("successThreshold", 1),
+        ("failureThreshold", 3),
+    ] {
+        if probe
+            .get(field)
+            .is_none_or(|v| v.is_null() || *v == json!(0))
+        {
             probe.insert(field.to_owned(), json!(value));
         }
     }
@@ -122,14 +147,22 @@ fn volume(volume: &mut Map<String, Value>) {
         volume.insert("emptyDir".to_owned(), json!({}));
     }
     for kind in ["secret", "configMap", "downwardAPI", "projected"] {
-        let Some(source) = volume.get_mut(kind).and_then(Value::as_object_mut) else { continue };
+        let Some(source) = volume.get_mut(kind).and_then(Value::as_object_mut) else {
+            continue;
+        };
         default(source, "defaultMode", FILE_MODE);
         field_references(source);
         for projection in objects_mut(source, "sources") {
-            if let Some(token) = projection.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
+            if let Some(token) = projection
+                .get_mut("serviceAccountToken")
+                .and_then(Value::as_object_mut)
+            {
                 default(token, "expirationSeconds", 3600);
             }
-            if let Some(downward) = projection.get_mut("downwardAPI").and_then(Value::as_object_mut) {
+            if let Some(downward) = projection
+                .get_mut("downwardAPI")
+                .and_then(Value::as_object_mut)
+            {
                 field_references(downward);
             }
         }
@@ -140,8 +173,15 @@ fn volume(volume: &mut Map<String, Value>) {
 }
 
 fn requests_from_limits(container: &mut Map<String, Value>) {
-    let Some(resources) = container.get_mut("resources").and_then(Value::as_object_mut) else { return };
-    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
+    let Some(resources) = container
+        .get_mut("resources")
+        .and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else {
+        return;
+    };
     let requests = resources.entry("requests").or_insert_with(|| json!({}));
     if let Some(requests) = requests.as_object_mut() {
         for (name, limit) in limits {
@@ -152,10 +192,15 @@ fn requests_from_limits(container: &mut Map<String, Value>) {
 
 /// The quality of service class.
 pub fn quality(spec: &Value) -> &'static str {
-    let containers: Vec<&Value> = ["/containers", "/initContainers"].iter().flat_map(|l| crate::object::items(spec, l)).collect();
+    let containers: Vec<&Value> = ["/containers", "/initContainers"]
+        .iter()
+        .flat_map(|l| crate::object::items(spec, l))
+        .collect();
     let amount = |c: &Value, kind: &str, name: &str| c["resources"][kind].get(name).cloned();
     let any = containers.iter().any(|c| {
-        ["limits", "requests"].iter().any(|k| ["cpu", "memory"].iter().any(|n| amount(c, k, n).is_some()))
+        ["limits", "requests"]
+            .iter()
+            .any(|k| ["cpu", "memory"].iter().any(|n| amount(c, k, n).is_some()))
     });
     if !any {
         return "BestEffort";
@@ -166,7 +211,11 @@ pub fn quality(spec: &Value) -> &'static str {
             limit.is_some() && amount(c, "requests", n).is_none_or(|r| Some(r) == limit)
         })
     });
-    if guaranteed { "Guaranteed" } else { "Burstable" }
+    if guaranteed {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
 }
 
 #[cfg(test)]
@@ -180,18 +229,37 @@ mod tests {
         }], "volumes": [{"name": "v"}, {"name": "s", "secret": {"secretName": "s"}}]}});
         pod(&mut value);
         let spec = &value["spec"];
-        assert_eq!((&spec["restartPolicy"], &spec["dnsPolicy"]), (&json!("Always"), &json!("ClusterFirst")));
+        assert_eq!(
+            (&spec["restartPolicy"], &spec["dnsPolicy"]),
+            (&json!("Always"), &json!("ClusterFirst"))
+        );
         assert_eq!(spec["containers"][0]["imagePullPolicy"], "Always");
-        assert_eq!(spec["containers"][0]["readinessProbe"], json!({
-            "httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3,
-        }));
-        assert_eq!(spec["volumes"], json!([{"name": "v", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "s", "defaultMode": 420}}]));
-        assert_eq!(value["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
+        assert_eq!(
+            spec["containers"][0]["readinessProbe"],
+            json!({
+                "httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3,
+            })
+        );
+        assert_eq!(
+            spec["volumes"],
+            json!([{"name": "v", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "s", "defaultMode": 420}}])
+        );
+        assert_eq!(
+            value["status"],
+            json!({"phase": "Pending", "qosClass": "BestEffort"})
+        );
     }
 
     #[test]
     fn pull_policy_follows_the_tag() {
-        let cases = [("a", "Always"), ("a:latest", "Always"), ("a:1", "IfNotPresent"), ("h:5000/a", "Always"), ("h:5000/a:1", "IfNotPresent"), ("a@sha256:0", "IfNotPresent")];
+        let cases = [
+            ("a", "Always"),
+            ("a:latest", "Always"),
+            ("a:1", "IfNotPresent"),
+            ("h:5000/a", "Always"),
+            ("h:5000/a:1", "IfNotPresent"),
+            ("a@sha256:0", "IfNotPresent"),
+        ];
         for (image, policy) in cases {
             assert_eq!(pull_policy(image), policy, "{image}");
         }

@@ -26,7 +26,9 @@ pub fn fill(kind: &Kind, value: &mut Value) {
 }
 
 fn template(spec: &mut Map<String, Value>) {
-    let Some(template) = spec.get_mut("template").filter(|t| t.is_object()) else { return };
+    let Some(template) = spec.get_mut("template").filter(|t| t.is_object()) else {
+        return;
+    };
     if template["metadata"].is_null() {
         template["metadata"] = json!({});
     }
@@ -51,7 +53,11 @@ fn rolling(spec: &mut Map<String, Value>, field: &str, parameters: &[(&str, Valu
 
 fn deployment(spec: &mut Map<String, Value>) {
     default(spec, "replicas", 1);
-    rolling(spec, "strategy", &[("maxUnavailable", json!("25%")), ("maxSurge", json!("25%"))]);
+    rolling(
+        spec,
+        "strategy",
+        &[("maxUnavailable", json!("25%")), ("maxSurge", json!("25%"))],
+    );
     default(spec, "revisionHistoryLimit", 10);
     default(spec, "progressDeadlineSeconds", 600);
 }
@@ -61,11 +67,19 @@ fn stateful_set(spec: &mut Map<String, Value>) {
     default_text(spec, "podManagementPolicy", "OrderedReady");
     rolling(spec, "updateStrategy", &[("partition", json!(0))]);
     default(spec, "revisionHistoryLimit", 10);
-    default(spec, "persistentVolumeClaimRetentionPolicy", json!({"whenDeleted": "Retain", "whenScaled": "Retain"}));
+    default(
+        spec,
+        "persistentVolumeClaimRetentionPolicy",
+        json!({"whenDeleted": "Retain", "whenScaled": "Retain"}),
+    );
 }
 
 fn daemon_set(spec: &mut Map<String, Value>) {
-    rolling(spec, "updateStrategy", &[("maxUnavailable", json!(1)), ("maxSurge", json!(0))]);
+    rolling(
+        spec,
+        "updateStrategy",
+        &[("maxUnavailable", json!(1)), ("maxSurge", json!(0))],
+    );
     default(spec, "revisionHistoryLimit", 10);
 }
 
@@ -81,7 +95,10 @@ fn job(spec: &mut Map<String, Value>, name: &str, uid: &str) {
     default(spec, "manualSelector", false);
     // A job made here owns its pods by its uid, which is not known in templates of cron jobs.
     if spec["manualSelector"] == false && !uid.is_empty() && !spec.contains_key("selector") {
-        spec.insert("selector".to_owned(), json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+        spec.insert(
+            "selector".to_owned(),
+            json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}),
+        );
         let mut template = spec.remove("template").unwrap_or_else(|| json!({}));
         let mut metadata = Value::Object(std::mem::take(object::metadata(&mut template)));
         let labels = child(&mut metadata, "labels");
@@ -117,16 +134,32 @@ mod tests {
 
     #[test]
     fn deployments_and_jobs_are_filled_as_the_real_server_does() {
-        let kind = |plural: &str| builtin().kinds.iter().find(|k| k.plural == plural).unwrap().clone();
+        let kind = |plural: &str| {
+            builtin()
+                .kinds
+                .iter()
+                .find(|k| k.plural == plural)
+                .unwrap()
+                .clone()
+        };
         let mut value = json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "image": "b:1"}]}}}});
         fill(&kind("deployments"), &mut value);
         assert_eq!(value["spec"]["replicas"], 1);
-        assert_eq!(value["spec"]["strategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}));
+        assert_eq!(
+            value["spec"]["strategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}})
+        );
         assert_eq!(value["spec"]["template"]["spec"]["restartPolicy"], "Always");
         let mut value = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {"containers": []}}}});
         fill(&kind("jobs"), &mut value);
-        assert_eq!(value["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"], "u");
-        assert_eq!(value["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
+        assert_eq!(
+            value["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"],
+            "u"
+        );
+        assert_eq!(
+            value["spec"]["template"]["metadata"]["labels"]["job-name"],
+            "j"
+        );
         let once = value.clone();
         fill(&kind("jobs"), &mut value);
         assert_eq!(value, once);

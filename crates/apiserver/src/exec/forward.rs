@@ -25,7 +25,8 @@ pub(super) fn ports(call: &Call, pod: &Value) -> Outcome<Vec<PortRequest>> {
     let mut ports = Vec::new();
     for text in call.query.all("ports").flat_map(|p| p.split(',')) {
         let port = text.parse().ok().filter(|p| *p != 0);
-        let port: u16 = port.ok_or_else(|| Failure::bad_request(format!("invalid port {text:?}")))?;
+        let port: u16 =
+            port.ok_or_else(|| Failure::bad_request(format!("invalid port {text:?}")))?;
         ports.push(PortRequest {
             namespace: object::namespace(pod).to_owned(),
             pod: object::name(pod).to_owned(),
@@ -35,7 +36,9 @@ pub(super) fn ports(call: &Call, pod: &Value) -> Outcome<Vec<PortRequest>> {
     }
     match ports.len() {
         0 => Err(Failure::bad_request("query parameter \"port\" is required")),
-        n if n > MOST_PORTS => Err(Failure::bad_request(format!("at most {MOST_PORTS} ports can be forwarded at once"))),
+        n if n > MOST_PORTS => Err(Failure::bad_request(format!(
+            "at most {MOST_PORTS} ports can be forwarded at once"
+        ))),
         _ => Ok(ports),
     }
 }
@@ -49,16 +52,24 @@ pub(super) async fn run(
     ports: Vec<PortRequest>,
     stop: CancellationToken,
 ) {
-    let Some(socket) = session::open(upgrade).await else { return };
+    let Some(socket) = session::open(upgrade).await else {
+        return;
+    };
     let (mut sink, mut stream) = socket.split();
     let (send, mut receive) = mpsc::channel::<Message>(16);
     let mut writers: Writers = Vec::new();
     let mut readers = tokio::task::JoinSet::new();
     for (i, request) in ports.into_iter().enumerate() {
-        let Ok(data) = u8::try_from(i * 2) else { return };
+        let Ok(data) = u8::try_from(i * 2) else {
+            return;
+        };
         let [low, high] = request.port.to_le_bytes();
         for channel in [data, data + 1] {
-            if sink.send(Message::Binary(vec![channel, low, high].into())).await.is_err() {
+            if sink
+                .send(Message::Binary(vec![channel, low, high].into()))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -84,7 +95,10 @@ pub(super) async fn run(
                 return;
             }
         }
-        let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let close = CloseFrame {
+            code: CloseCode::Normal,
+            reason: "".into(),
+        };
         let _ = sink.send(Message::Close(Some(close))).await;
     };
     let read = async move {
@@ -95,8 +109,13 @@ pub(super) async fn run(
                 }
                 continue;
             };
-            let Some((channel, data)) = frame.split_first() else { continue };
-            if let Some(Some(writer)) = writers.get_mut(usize::from(*channel) / 2).filter(|_| channel % 2 == 0) {
+            let Some((channel, data)) = frame.split_first() else {
+                continue;
+            };
+            if let Some(Some(writer)) = writers
+                .get_mut(usize::from(*channel) / 2)
+                .filter(|_| channel % 2 == 0)
+            {
                 let _ = writer.write_all(data).await;
             }
         }
@@ -109,7 +128,11 @@ pub(super) async fn run(
     readers.shutdown().await;
 }
 
-async fn copy_out(channel: u8, mut reader: tokio::io::ReadHalf<Box<dyn Connection>>, send: mpsc::Sender<Message>) {
+async fn copy_out(
+    channel: u8,
+    mut reader: tokio::io::ReadHalf<Box<dyn Connection>>,
+    send: mpsc::Sender<Message>,
+) {
     let mut buffer = vec![0; 32 * 1024];
     while let Ok(n) = reader.read(&mut buffer).await {
         if n == 0 {

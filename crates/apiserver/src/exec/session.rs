@@ -35,7 +35,9 @@ const PING: Duration = Duration::from_secs(20);
 /// Finishes the handshake.
 pub(super) async fn open(upgrade: hyper::upgrade::OnUpgrade) -> Option<Socket> {
     match upgrade.await {
-        Ok(io) => Some(WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, None).await),
+        Ok(io) => {
+            Some(WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, None).await)
+        }
         Err(e) => {
             tracing::debug!(error = %e, "upgrade");
             None
@@ -44,10 +46,22 @@ pub(super) async fn open(upgrade: hyper::upgrade::OnUpgrade) -> Option<Socket> {
 }
 
 /// Carries a command until it ends, the client goes, or the server stops. Dropping the session ends the command.
-pub(super) async fn run(upgrade: hyper::upgrade::OnUpgrade, session: ExecSession, stop: CancellationToken) {
-    let Some(socket) = open(upgrade).await else { return };
+pub(super) async fn run(
+    upgrade: hyper::upgrade::OnUpgrade,
+    session: ExecSession,
+    stop: CancellationToken,
+) {
+    let Some(socket) = open(upgrade).await else {
+        return;
+    };
     let (mut sink, stream) = socket.split();
-    let ExecSession { stdin, stdout, stderr, resize, exit } = session;
+    let ExecSession {
+        stdin,
+        stdout,
+        stderr,
+        resize,
+        exit,
+    } = session;
     let (send, mut receive) = mpsc::channel::<Message>(16);
     let mut outputs = tokio::task::JoinSet::new();
     for (channel, reader) in [(STDOUT, stdout), (STDERR, stderr)] {
@@ -62,7 +76,10 @@ pub(super) async fn run(upgrade: hyper::upgrade::OnUpgrade, session: ExecSession
         let mut frame = vec![STATUS];
         frame.extend(serde_json::to_vec(&status(exit)).unwrap_or_default());
         let _ = send.send(Message::Binary(frame.into())).await;
-        let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let close = CloseFrame {
+            code: CloseCode::Normal,
+            reason: "".into(),
+        };
         let _ = send.send(Message::Close(Some(close))).await;
     };
     let write = async move {
@@ -106,7 +123,11 @@ async fn copy_out(channel: u8, mut reader: Reader, send: mpsc::Sender<Message>) 
     }
 }
 
-async fn copy_in(mut stream: SplitStream<Socket>, mut stdin: Option<Writer>, resize: Option<mpsc::Sender<TerminalSize>>) {
+async fn copy_in(
+    mut stream: SplitStream<Socket>,
+    mut stdin: Option<Writer>,
+    resize: Option<mpsc::Sender<TerminalSize>>,
+) {
     while let Some(Ok(message)) = stream.next().await {
         let frame = match message {
             Message::Binary(frame) => frame,
@@ -144,7 +165,10 @@ async fn copy_in(mut stream: SplitStream<Socket>, mut stdin: Option<Writer>, res
 fn terminal_size(data: &[u8]) -> Option<TerminalSize> {
     let size: Value = serde_json::from_slice(data).ok()?;
     let number = |key: &str| size[key].as_u64().and_then(|n| u16::try_from(n).ok());
-    Some(TerminalSize { width: number("Width")?, height: number("Height")? })
+    Some(TerminalSize {
+        width: number("Width")?,
+        height: number("Height")?,
+    })
 }
 
 fn status(exit: Result<Exit, BackendError>) -> Value {
@@ -170,12 +194,21 @@ mod tests {
     fn the_exit_code_is_where_kubectl_looks() {
         let status = status(Ok(Exit { code: 7 }));
         assert_eq!(status["reason"], "NonZeroExitCode");
-        assert_eq!(status["details"]["causes"][0], json!({"reason": "ExitCode", "message": "7"}));
+        assert_eq!(
+            status["details"]["causes"][0],
+            json!({"reason": "ExitCode", "message": "7"})
+        );
     }
 
     #[test]
     fn terminal_sizes_are_read_and_nonsense_is_not() {
-        assert_eq!(terminal_size(br#"{"Width":80,"Height":24}"#), Some(TerminalSize { width: 80, height: 24 }));
+        assert_eq!(
+            terminal_size(br#"{"Width":80,"Height":24}"#),
+            Some(TerminalSize {
+                width: 80,
+                height: 24
+            })
+        );
         assert_eq!(terminal_size(br#"{"Width":-1}"#), None);
     }
 }

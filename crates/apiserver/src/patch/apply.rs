@@ -8,7 +8,13 @@ use serde_json::{Map, Value, json};
 use crate::schema::{Additional, Definitions, ListKind, Schema};
 
 /// Merges `config`, declared by `manager`, into `current`.
-pub fn apply(current: &Value, config: &Value, manager: &str, schema: &Schema, definitions: &Definitions) -> Value {
+pub fn apply(
+    current: &Value,
+    config: &Value,
+    manager: &str,
+    schema: &Schema,
+    definitions: &Definitions,
+) -> Value {
     let mut next = current.clone();
     let mut config = config.clone();
     let api_version = config["apiVersion"].as_str().unwrap_or_default().to_owned();
@@ -17,9 +23,14 @@ pub fn apply(current: &Value, config: &Value, manager: &str, schema: &Schema, de
     }
     let walk = Walk { definitions };
     let declared = walk.fields(&config, schema);
-    let mut managers: Vec<Value> =
-        current.pointer("/metadata/managedFields").and_then(Value::as_array).cloned().unwrap_or_default();
-    let at = managers.iter().position(|m| m["manager"] == manager && m["operation"] == "Apply");
+    let mut managers: Vec<Value> = current
+        .pointer("/metadata/managedFields")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let at = managers
+        .iter()
+        .position(|m| m["manager"] == manager && m["operation"] == "Apply");
     if let Some(before) = at.map(|i| managers.remove(i)) {
         let others: Vec<&Value> = managers.iter().map(|m| &m["fieldsV1"]).collect();
         remove(&mut next, &before["fieldsV1"], &declared, &others);
@@ -59,8 +70,10 @@ fn identity(schema: &Schema, name: &str) -> Identity {
 }
 
 fn key_of(item: &Value, keys: &[String]) -> String {
-    let map: Map<String, Value> =
-        keys.iter().filter_map(|k| item.get(k).map(|v| (k.clone(), v.clone()))).collect();
+    let map: Map<String, Value> = keys
+        .iter()
+        .filter_map(|k| item.get(k).map(|v| (k.clone(), v.clone())))
+        .collect();
     format!("k:{}", Value::Object(map))
 }
 
@@ -82,13 +95,17 @@ impl Walk<'_> {
         if !current.is_object() {
             *current = json!({});
         }
-        let Some(map) = current.as_object_mut() else { return };
+        let Some(map) = current.as_object_mut() else {
+            return;
+        };
         for (name, value) in changes {
             let property = self.property(schema, name);
             match (map.get_mut(name), value) {
                 (_, Value::Null) => drop(map.remove(name)),
                 (Some(present), Value::Object(_)) => self.merge(present, value, property),
-                (Some(Value::Array(items)), Value::Array(wanted)) => self.lists(items, wanted, property, name),
+                (Some(Value::Array(items)), Value::Array(wanted)) => {
+                    self.lists(items, wanted, property, name)
+                }
                 _ => drop(map.insert(name.clone(), value.clone())),
             }
         }
@@ -98,7 +115,11 @@ impl Walk<'_> {
         match identity(schema, name) {
             Identity::Atomic => *items = wanted.to_vec(),
             Identity::Set => {
-                let fresh: Vec<Value> = wanted.iter().filter(|w| !items.contains(w)).cloned().collect();
+                let fresh: Vec<Value> = wanted
+                    .iter()
+                    .filter(|w| !items.contains(w))
+                    .cloned()
+                    .collect();
                 items.extend(fresh);
             }
             Identity::Keys(keys) => {
@@ -121,7 +142,13 @@ impl Walk<'_> {
             map.remove("f:apiVersion");
             map.remove("f:kind");
             if let Some(metadata) = map.get_mut("f:metadata").and_then(Value::as_object_mut) {
-                for name in ["f:name", "f:namespace", "f:uid", "f:resourceVersion", "f:creationTimestamp"] {
+                for name in [
+                    "f:name",
+                    "f:namespace",
+                    "f:uid",
+                    "f:resourceVersion",
+                    "f:creationTimestamp",
+                ] {
                     metadata.remove(name);
                 }
             }
@@ -137,7 +164,11 @@ impl Walk<'_> {
                 Value::Object(map) if !map.is_empty() => self.object(value, property),
                 Value::Array(items) => match identity(property, name) {
                     Identity::Atomic => json!({}),
-                    Identity::Set => items.iter().map(|i| (format!("v:{i}"), json!({}))).collect::<Map<_, _>>().into(),
+                    Identity::Set => items
+                        .iter()
+                        .map(|i| (format!("v:{i}"), json!({})))
+                        .collect::<Map<_, _>>()
+                        .into(),
                     Identity::Keys(keys) => {
                         let element = property.items.as_deref().unwrap_or(&ANY);
                         let of = |i: &Value| {
@@ -158,7 +189,9 @@ impl Walk<'_> {
 
 /// Removes from `value` what `before` names and neither `now` nor any of `others` does.
 fn remove(value: &mut Value, before: &Value, now: &Value, others: &[&Value]) {
-    let Some(before) = before.as_object() else { return };
+    let Some(before) = before.as_object() else {
+        return;
+    };
     for (path, inner) in before {
         if path == "." {
             continue;
@@ -177,7 +210,8 @@ fn remove(value: &mut Value, before: &Value, now: &Value, others: &[&Value]) {
         let container = !leaf && path.starts_with("f:");
         if container && let Some(child) = child(value, path) {
             remove(child, inner, &Value::Null, &[]);
-            let empty = child.as_object().is_some_and(Map::is_empty) || child.as_array().is_some_and(Vec::is_empty);
+            let empty = child.as_object().is_some_and(Map::is_empty)
+                || child.as_array().is_some_and(Vec::is_empty);
             if !empty {
                 continue;
             }
@@ -187,7 +221,9 @@ fn remove(value: &mut Value, before: &Value, now: &Value, others: &[&Value]) {
 }
 
 fn matches_key(item: &Value, keys: &str) -> bool {
-    let Ok(Value::Object(keys)) = serde_json::from_str::<Value>(keys) else { return false };
+    let Ok(Value::Object(keys)) = serde_json::from_str::<Value>(keys) else {
+        return false;
+    };
     keys.iter().all(|(k, v)| item.get(k) == Some(v))
 }
 
@@ -196,14 +232,20 @@ fn child<'v>(value: &'v mut Value, path: &str) -> Option<&'v mut Value> {
         return value.get_mut(name);
     }
     let keys = path.strip_prefix("k:")?;
-    value.as_array_mut()?.iter_mut().find(|i| matches_key(i, keys))
+    value
+        .as_array_mut()?
+        .iter_mut()
+        .find(|i| matches_key(i, keys))
 }
 
 fn drop_child(value: &mut Value, path: &str) {
     match (path.get(..2), path.get(2..), value) {
         (Some("f:"), Some(name), Value::Object(map)) => drop(map.remove(name)),
         (Some("k:"), Some(keys), Value::Array(items)) => items.retain(|i| !matches_key(i, keys)),
-        (Some("v:"), Some(text), Value::Array(items)) => items.retain(|i| i.to_string() != text),
+        (Some("v:"), Some(text), Value::Array(items)) => {
+            let gone = serde_json::from_str::<Value>(text).ok();
+            items.retain(|i| Some(i) != gone.as_ref());
+        }
         _ => {}
     }
 }
@@ -219,12 +261,33 @@ mod tests {
         let schema = kinds::schema_of("io.k8s.api.core.v1.ConfigMap");
         let live = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "labels": {"by": "hand"}}});
         let config = |data: Value, labels: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "labels": labels}, "data": data});
-        let one = apply(&live, &config(json!({"a": "1", "b": "2"}), json!({"x": "1"})), "m", &schema, &builtin.definitions);
-        let shared = apply(&one, &config(json!({"b": "3"}), json!({})), "other", &schema, &builtin.definitions);
-        let two = apply(&shared, &config(json!({"c": "4"}), json!({})), "m", &schema, &builtin.definitions);
+        let one = apply(
+            &live,
+            &config(json!({"a": "1", "b": "2"}), json!({"x": "1"})),
+            "m",
+            &schema,
+            &builtin.definitions,
+        );
+        let shared = apply(
+            &one,
+            &config(json!({"b": "3"}), json!({})),
+            "other",
+            &schema,
+            &builtin.definitions,
+        );
+        let two = apply(
+            &shared,
+            &config(json!({"c": "4"}), json!({})),
+            "m",
+            &schema,
+            &builtin.definitions,
+        );
         assert_eq!(two["data"], json!({"b": "3", "c": "4"}));
         assert_eq!(two["metadata"]["labels"], json!({"by": "hand"}));
-        assert_eq!(two["metadata"]["managedFields"].as_array().unwrap().len(), 2);
+        assert_eq!(
+            two["metadata"]["managedFields"].as_array().unwrap().len(),
+            2
+        );
     }
 
     #[test]
@@ -232,14 +295,30 @@ mod tests {
         let builtin = kinds::builtin();
         let schema = kinds::schema_of("io.k8s.api.apps.v1.Deployment");
         let config = |names: &[&str]| {
-            let containers: Vec<Value> = names.iter().map(|n| json!({"name": n, "image": "i"})).collect();
+            let containers: Vec<Value> = names
+                .iter()
+                .map(|n| json!({"name": n, "image": "i"}))
+                .collect();
             json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"template": {"spec": {"containers": containers}}}})
         };
-        let mut live = apply(&json!({"metadata": {}}), &config(&["a", "b"]), "m", &schema, &builtin.definitions);
-        live["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "hand"}));
+        let mut live = apply(
+            &json!({"metadata": {}}),
+            &config(&["a", "b"]),
+            "m",
+            &schema,
+            &builtin.definitions,
+        );
+        live["spec"]["template"]["spec"]["containers"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"name": "hand"}));
         let next = apply(&live, &config(&["b"]), "m", &schema, &builtin.definitions);
-        let names: Vec<&str> =
-            next["spec"]["template"]["spec"]["containers"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
+        let names: Vec<&str> = next["spec"]["template"]["spec"]["containers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|c| c["name"].as_str())
+            .collect();
         assert_eq!(names, ["b", "hand"]);
     }
 }

@@ -31,7 +31,10 @@ impl PatchKind {
             "application/strategic-merge-patch+json" if builtin => Ok(Self::Strategic),
             "application/apply-patch+yaml" => Ok(Self::Apply),
             _ => {
-                let mut known = vec!["application/json-patch+json", "application/merge-patch+json"];
+                let mut known = vec![
+                    "application/json-patch+json",
+                    "application/merge-patch+json",
+                ];
                 if builtin {
                     known.push("application/strategic-merge-patch+json");
                 }
@@ -56,8 +59,13 @@ pub fn parse(kind: PatchKind, body: &[u8]) -> Outcome<Value> {
     {
         return yaml(text).map_err(|e| Failure::bad_request(format!("error decoding YAML: {e}")));
     }
-    let error = serde_json::from_slice::<Value>(body).err().map(|e| e.to_string()).unwrap_or_default();
-    Err(Failure::bad_request(format!("error decoding patch: {error}")))
+    let error = serde_json::from_slice::<Value>(body)
+        .err()
+        .map(|e| e.to_string())
+        .unwrap_or_default();
+    Err(Failure::bad_request(format!(
+        "error decoding patch: {error}"
+    )))
 }
 
 /// YAML as kubectl means it: `0644` is octal.
@@ -67,14 +75,24 @@ pub fn yaml(text: &str) -> Result<Value, String> {
 }
 
 /// Applies a JSON, merge or strategic patch.
-pub fn patch(kind: PatchKind, current: &Value, body: &Value, schema: &Schema, definitions: &Definitions) -> Outcome<Value> {
+pub fn patch(
+    kind: PatchKind,
+    current: &Value,
+    body: &Value,
+    schema: &Schema,
+    definitions: &Definitions,
+) -> Outcome<Value> {
     let mut next = current.clone();
     match kind {
         PatchKind::Json => {
             let operations: json_patch::Patch = serde_json::from_value(body.clone())
                 .map_err(|e| Failure::bad_request(format!("error decoding patch: {e}")))?;
             json_patch::patch(&mut next, &operations).map_err(|e| {
-                Failure::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {e}"))
+                Failure::new(
+                    422,
+                    "Invalid",
+                    format!("the server rejected our request due to an error in our request: {e}"),
+                )
             })?;
         }
         PatchKind::Merge => {
@@ -91,7 +109,13 @@ pub fn patch(kind: PatchKind, current: &Value, body: &Value, schema: &Schema, de
 }
 
 fn require_object(body: &Value) -> Outcome<()> {
-    if body.is_object() { Ok(()) } else { Err(Failure::bad_request("error decoding patch: the patch is not a JSON object")) }
+    if body.is_object() {
+        Ok(())
+    } else {
+        Err(Failure::bad_request(
+            "error decoding patch: the patch is not a JSON object",
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -106,7 +130,8 @@ mod tests {
 
     #[test]
     fn custom_kinds_refuse_strategic_patches() {
-        let failure = PatchKind::from_media_type("application/strategic-merge-patch+json", false).unwrap_err();
+        let failure = PatchKind::from_media_type("application/strategic-merge-patch+json", false)
+            .unwrap_err();
         assert_eq!(failure.code, 415);
         assert!(!failure.message.contains("strategic"));
     }

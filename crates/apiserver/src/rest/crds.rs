@@ -24,7 +24,10 @@ fn is_crd(kind: &Kind) -> bool {
 
 /// Sets the conditions of a definition that is about to be stored.
 pub fn establish(server: &Server, definition: &mut Value) {
-    let (group, plural) = (text(definition, "/spec/group").to_owned(), text(definition, "/spec/names/plural").to_owned());
+    let (group, plural) = (
+        text(definition, "/spec/group").to_owned(),
+        text(definition, "/spec/names/plural").to_owned(),
+    );
     let kind = text(definition, "/spec/names/kind").to_owned();
     let name = object::name(definition).to_owned();
     let catalogue = server.registry.now();
@@ -60,7 +63,11 @@ pub fn after_delete(target: &Target) {
 /// Takes up removals that a stop of the server interrupted.
 pub async fn resume(server: Arc<Server>) {
     let crds = server.store.list(&Arc::from(STORAGE), None).0;
-    for name in crds.iter().filter(|c| object::is_terminating(c)).map(|c| object::name(c).to_owned()) {
+    for name in crds
+        .iter()
+        .filter(|c| object::is_terminating(c))
+        .map(|c| object::name(c).to_owned())
+    {
         clean_up(server.clone(), name).await;
     }
 }
@@ -70,11 +77,18 @@ async fn clean_up(server: Arc<Server>, name: String) {
     let mut changes = server.store.changes();
     loop {
         changes.mark_unchanged();
-        let Some((definition, _)) = server.store.get(&key) else { return };
-        if !object::is_terminating(&definition) || !object::finalizers(&definition).contains(&CLEANUP_FINALIZER) {
+        let Some((definition, _)) = server.store.get(&key) else {
+            return;
+        };
+        if !object::is_terminating(&definition)
+            || !object::finalizers(&definition).contains(&CLEANUP_FINALIZER)
+        {
             return;
         }
-        let resource = storage_name(text(&definition, "/spec/group"), text(&definition, "/spec/names/plural"));
+        let resource = storage_name(
+            text(&definition, "/spec/group"),
+            text(&definition, "/spec/names/plural"),
+        );
         let left = server.store.list(&Arc::from(resource.as_str()), None).0;
         if left.is_empty() {
             release(&server, &key, &definition).await;
@@ -92,14 +106,20 @@ async fn clean_up(server: Arc<Server>, name: String) {
 }
 
 async fn remove_objects(server: &Arc<Server>, definition: &Value, left: &[Arc<Value>]) {
-    let Some(kind) = crd::kinds(definition).into_iter().next().map(Arc::new) else { return };
+    let Some(kind) = crd::kinds(definition).into_iter().next().map(Arc::new) else {
+        return;
+    };
     let call = Call {
         method: http::Method::DELETE,
         path: String::new(),
         raw_query: String::new(),
         query: Query::default(),
         headers: http::HeaderMap::new(),
-        user: User { name: "system:apiserver".to_owned(), groups: vec!["system:masters".to_owned()], ..User::default() },
+        user: User {
+            name: "system:apiserver".to_owned(),
+            groups: vec!["system:masters".to_owned()],
+            ..User::default()
+        },
         body: bytes::Bytes::new(),
         upgrade: None,
     };
@@ -113,7 +133,8 @@ async fn remove_objects(server: &Arc<Server>, definition: &Value, left: &[Arc<Va
             rest: String::new(),
         };
         // Boxed: deletion is what starts clean-up, so the future's type would contain itself.
-        let deleted: crate::backend::BoxFuture<'_, _> = Box::pin(super::delete::object(&target, &call));
+        let deleted: crate::backend::BoxFuture<'_, _> =
+            Box::pin(super::delete::object(&target, &call));
         if let Err(failure) = deleted.await {
             tracing::warn!(object = target.name, %failure.message, "removing an object of a removed definition");
         }
@@ -122,7 +143,10 @@ async fn remove_objects(server: &Arc<Server>, definition: &Value, left: &[Arc<Va
 
 async fn release(server: &Server, key: &Key, definition: &Value) {
     let mut next = definition.clone();
-    let kept: Vec<&str> = object::finalizers(definition).into_iter().filter(|f| *f != CLEANUP_FINALIZER).collect();
+    let kept: Vec<&str> = object::finalizers(definition)
+        .into_iter()
+        .filter(|f| *f != CLEANUP_FINALIZER)
+        .collect();
     let empty = kept.is_empty();
     let kept = json!(kept);
     object::metadata(&mut next).insert("finalizers".to_owned(), kept);
@@ -130,7 +154,10 @@ async fn release(server: &Server, key: &Key, definition: &Value) {
     let done = if empty {
         server.store.delete(key.clone(), revision).await
     } else {
-        server.store.put(key.clone(), Expect::Revision(revision), next).await
+        server
+            .store
+            .put(key.clone(), Expect::Revision(revision), next)
+            .await
     };
     if let Err(e) = done {
         tracing::debug!(error = %e, "the definition changed meanwhile");

@@ -29,23 +29,40 @@ pub async fn create(target: &Target, call: &Call) -> Outcome<Answer> {
 }
 
 /// Makes an object from a decoded value.
-pub async fn make(target: &Target, call: &Call, mut value: Value, warnings: &mut Vec<String>) -> Outcome<Arc<Value>> {
+pub async fn make(
+    target: &Target,
+    call: &Call,
+    mut value: Value,
+    warnings: &mut Vec<String>,
+) -> Outcome<Arc<Value>> {
     let dry_run = call.dry_run()?;
     let namespace = namespace_of(target, &mut value)?;
-    let generate = object::name(&value).is_empty() && !object::text(&value, "/metadata/generateName").is_empty();
+    let generate = object::name(&value).is_empty()
+        && !object::text(&value, "/metadata/generateName").is_empty();
     if !object::text(&value, "/metadata/resourceVersion").is_empty() {
-        return Err(Failure::new(500, "", "resourceVersion should not be set on objects to be created"));
+        return Err(Failure::new(
+            500,
+            "",
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     initialise(target, &mut value);
     for attempt in 1.. {
         let mut candidate = value.clone();
         if generate {
-            let prefix: String = object::text(&value, "/metadata/generateName").chars().take(58).collect();
-            object::metadata(&mut candidate).insert("name".to_owned(), json!(format!("{prefix}{}", object::suffix())));
+            let prefix: String = object::text(&value, "/metadata/generateName")
+                .chars()
+                .take(58)
+                .collect();
+            object::metadata(&mut candidate).insert(
+                "name".to_owned(),
+                json!(format!("{prefix}{}", object::suffix())),
+            );
         }
         let made = store(target, call, &namespace, candidate, dry_run, warnings).await;
         match made {
-            Err(failure) if failure.reason == "AlreadyExists" && generate && attempt < GENERATE_TRIES => {}
+            Err(failure)
+                if failure.reason == "AlreadyExists" && generate && attempt < GENERATE_TRIES => {}
             other => return other,
         }
     }
@@ -78,7 +95,11 @@ async fn store(
     };
     admission::mutate(server, &attributes, &mut value, warnings).await?;
     // Two Services must not choose the same address: the turn is held until this one is stored.
-    let turn = if kind.is("", "services") { Some(server.services.turn().await) } else { None };
+    let turn = if kind.is("", "services") {
+        Some(server.services.turn().await)
+    } else {
+        None
+    };
     let mut causes = validate::check(kind, &value, None);
     if kind.is("", "services") && causes.is_empty() {
         server.services.complete(&server.store, &mut value, None)?;
@@ -94,13 +115,21 @@ async fn store(
     let exists = || Failure::already_exists(&kind.group, &kind.plural, &name);
     let key = target.key_of_in(namespace, &name);
     if dry_run {
-        return if server.store.get(&key).is_some() { Err(exists()) } else { Ok(Arc::new(value)) };
+        return if server.store.get(&key).is_some() {
+            Err(exists())
+        } else {
+            Ok(Arc::new(value))
+        };
     }
     convert::to_storage(kind, &mut value);
-    let stored = server.store.put(key, Expect::Absent, value).await.map_err(|e| match e {
-        WriteError::Exists => exists(),
-        other => write_failure(target, other),
-    })?;
+    let stored = server
+        .store
+        .put(key, Expect::Absent, value)
+        .await
+        .map_err(|e| match e {
+            WriteError::Exists => exists(),
+            other => write_failure(target, other),
+        })?;
     drop(turn);
     crds::after_write(server, kind);
     Ok(stored)
@@ -114,7 +143,10 @@ pub fn write_failure(target: &Target, error: WriteError) -> Failure {
         WriteError::Modified => Failure::modified(&kind.group, &kind.plural, &target.name),
         WriteError::Gone => target.not_found(),
         WriteError::Busy => Failure::unavailable("the store is not accepting changes"),
-        WriteError::Database(problem) => Failure::internal(format!("storing {} {:?}: {problem}", kind.plural, target.name)),
+        WriteError::Database(problem) => Failure::internal(format!(
+            "storing {} {:?}: {problem}",
+            kind.plural, target.name
+        )),
     }
 }
 
@@ -141,7 +173,13 @@ fn initialise(target: &Target, value: &mut Value) {
     let kind = &target.kind;
     let generation = counts_generations(target);
     let metadata = object::metadata(value);
-    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+    for field in [
+        "resourceVersion",
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+    ] {
         metadata.remove(field);
     }
     metadata.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
@@ -150,7 +188,10 @@ fn initialise(target: &Target, value: &mut Value) {
         metadata.insert("generation".to_owned(), json!(1));
     }
     // Nodes may come with their status; everyone else's is written by its controller.
-    if kind.has("status") && !kind.is("", "nodes") && let Some(map) = value.as_object_mut() {
+    if kind.has("status")
+        && !kind.is("", "nodes")
+        && let Some(map) = value.as_object_mut()
+    {
         map.remove("status");
     }
 }
@@ -161,7 +202,12 @@ pub fn counts_generations(target: &Target) -> bool {
     kind.custom.is_some()
         || matches!(
             kind.group.as_str(),
-            "apps" | "batch" | "networking.k8s.io" | "policy" | "admissionregistration.k8s.io" | "apiextensions.k8s.io"
+            "apps"
+                | "batch"
+                | "networking.k8s.io"
+                | "policy"
+                | "admissionregistration.k8s.io"
+                | "apiextensions.k8s.io"
         )
 }
 

@@ -29,15 +29,33 @@ struct Options {
 
 impl Options {
     fn read(call: &Call) -> Outcome<Self> {
-        let body = if call.body.is_empty() { Value::Null } else { body::value(call)? };
+        let body = if call.body.is_empty() {
+            Value::Null
+        } else {
+            body::value(call)?
+        };
         let query = |key: &str| call.query.get(key).unwrap_or_default();
-        let grace = body["gracePeriodSeconds"].as_i64().or_else(|| query("gracePeriodSeconds").parse().ok());
-        let propagation = body["propagationPolicy"].as_str().unwrap_or(query("propagationPolicy")).to_owned();
+        let grace = body["gracePeriodSeconds"]
+            .as_i64()
+            .or_else(|| query("gracePeriodSeconds").parse().ok());
+        let propagation = body["propagationPolicy"]
+            .as_str()
+            .unwrap_or(query("propagationPolicy"))
+            .to_owned();
         // The older spelling.
         let orphan = body["orphanDependents"] == true;
-        let propagation = if propagation.is_empty() && orphan { "Orphan".to_owned() } else { propagation };
-        if !matches!(propagation.as_str(), "" | "Background" | "Foreground" | "Orphan") {
-            return Err(Failure::bad_request(format!("invalid propagationPolicy {propagation:?}")));
+        let propagation = if propagation.is_empty() && orphan {
+            "Orphan".to_owned()
+        } else {
+            propagation
+        };
+        if !matches!(
+            propagation.as_str(),
+            "" | "Background" | "Foreground" | "Orphan"
+        ) {
+            return Err(Failure::bad_request(format!(
+                "invalid propagationPolicy {propagation:?}"
+            )));
         }
         Ok(Self {
             grace: grace.map(|g| g.max(0)),
@@ -90,7 +108,9 @@ pub async fn collection(target: &Target, call: &Call) -> Outcome<Answer> {
     for item in list {
         let one = target.at(object::namespace(&item), object::name(&item));
         match delete(&one, call, &options, &mut Vec::new()).await {
-            Ok(Deleted::Gone(object) | Deleted::Waiting(object)) => items.push((*convert::present(&target.kind, &object)).clone()),
+            Ok(Deleted::Gone(object) | Deleted::Waiting(object)) => {
+                items.push((*convert::present(&target.kind, &object)).clone())
+            }
             Err(failure) if failure.code == 404 => {}
             Err(failure) => return Err(failure),
         }
@@ -106,7 +126,9 @@ pub async fn collection(target: &Target, call: &Call) -> Outcome<Answer> {
 pub async fn evict(target: &Target, call: &Call) -> Outcome<Answer> {
     let eviction = body::value(call)?;
     let options = Options {
-        grace: eviction.pointer("/deleteOptions/gracePeriodSeconds").and_then(Value::as_i64),
+        grace: eviction
+            .pointer("/deleteOptions/gracePeriodSeconds")
+            .and_then(Value::as_i64),
         propagation: String::new(),
         uid: object::text(&eviction, "/deleteOptions/preconditions/uid").to_owned(),
         revision: String::new(),
@@ -132,12 +154,25 @@ impl Target {
     }
 }
 
-async fn delete(target: &Target, call: &Call, options: &Options, warnings: &mut Vec<String>) -> Outcome<Deleted> {
+async fn delete(
+    target: &Target,
+    call: &Call,
+    options: &Options,
+    warnings: &mut Vec<String>,
+) -> Outcome<Deleted> {
     for _ in 0..TRIES {
-        let (old, _) = target.server.store.get(&target.key()).ok_or_else(|| target.not_found())?;
+        let (old, _) = target
+            .server
+            .store
+            .get(&target.key())
+            .ok_or_else(|| target.not_found())?;
         let old = convert::present(&target.kind, &old);
         preconditions(target, &old, options)?;
-        let namespace = if target.kind.is("", "namespaces") { &target.name } else { &target.namespace };
+        let namespace = if target.kind.is("", "namespaces") {
+            &target.name
+        } else {
+            &target.namespace
+        };
         let attributes = Attributes {
             kind: &target.kind,
             subresource: "",
@@ -161,7 +196,11 @@ async fn delete(target: &Target, call: &Call, options: &Options, warnings: &mut 
             }
         }
     }
-    Err(Failure::modified(&target.kind.group, &target.kind.plural, &target.name))
+    Err(Failure::modified(
+        &target.kind.group,
+        &target.kind.plural,
+        &target.name,
+    ))
 }
 
 fn delete_options(options: &Options) -> Value {
@@ -197,13 +236,19 @@ async fn step(target: &Target, old: &Arc<Value>, options: &Options) -> Result<De
     add_finalizer(target, &mut next, options);
     let grace = grace(target, old, options);
     let held = !object::finalizers(&next).is_empty()
-        || (target.kind.is("", "namespaces") && object::items(&next, "/spec/finalizers").next().is_some());
+        || (target.kind.is("", "namespaces")
+            && object::items(&next, "/spec/finalizers").next().is_some());
     let revision = revision_of(old);
     if grace == 0 && !held {
         if options.dry_run {
             return Ok(Deleted::Gone(old.clone()));
         }
-        return target.server.store.delete(target.key(), revision).await.map(Deleted::Gone);
+        return target
+            .server
+            .store
+            .delete(target.key(), revision)
+            .await
+            .map(Deleted::Gone);
     }
     mark(&mut next, grace);
     if target.kind.is("", "namespaces") {
@@ -213,20 +258,34 @@ async fn step(target: &Target, old: &Arc<Value>, options: &Options) -> Result<De
         return Ok(Deleted::Waiting(Arc::new(next)));
     }
     convert::to_storage(&target.kind, &mut next);
-    target.server.store.put(target.key(), Expect::Revision(revision), next).await.map(Deleted::Waiting)
+    target
+        .server
+        .store
+        .put(target.key(), Expect::Revision(revision), next)
+        .await
+        .map(Deleted::Waiting)
 }
 
 fn add_finalizer(target: &Target, next: &mut Value, options: &Options) {
     let wanted = match options.propagation.as_str() {
         "Foreground" => "foregroundDeletion",
         "Orphan" => "orphan",
-        _ if target.kind.is("apiextensions.k8s.io", "customresourcedefinitions") => crds::CLEANUP_FINALIZER,
+        _ if target
+            .kind
+            .is("apiextensions.k8s.io", "customresourcedefinitions") =>
+        {
+            crds::CLEANUP_FINALIZER
+        }
         _ => return,
     };
     if object::is_terminating(next) || object::finalizers(next).contains(&wanted) {
         return;
     }
-    let mut list = object::metadata(next).get("finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut list = object::metadata(next)
+        .get("finalizers")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     list.push(json!(wanted));
     object::metadata(next).insert("finalizers".to_owned(), Value::Array(list));
 }
@@ -240,20 +299,30 @@ fn grace(target: &Target, old: &Value, options: &Options) -> i64 {
     if object::text(old, "/spec/nodeName").is_empty() || ended {
         return 0;
     }
-    let own = old.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(POD_GRACE);
+    let own = old
+        .pointer("/spec/terminationGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(POD_GRACE);
     options.grace.unwrap_or(own)
 }
 
 /// Sets the deletion time, or brings it forward.
 fn mark(next: &mut Value, grace: i64) {
-    let present = next.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+    let present = next
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64);
     let terminating = object::is_terminating(next);
     if terminating && present.is_none_or(|p| p <= grace) {
         return;
     }
-    let at = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or_else(|_| jiff::Timestamp::now());
+    let at = jiff::Timestamp::now()
+        .checked_add(jiff::SignedDuration::from_secs(grace))
+        .unwrap_or_else(|_| jiff::Timestamp::now());
     let metadata = object::metadata(next);
-    metadata.insert("deletionTimestamp".to_owned(), json!(object::format_time(at)));
+    metadata.insert(
+        "deletionTimestamp".to_owned(),
+        json!(object::format_time(at)),
+    );
     metadata.insert("deletionGracePeriodSeconds".to_owned(), json!(grace));
     if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
         metadata.insert("generation".to_owned(), json!(generation + 1));

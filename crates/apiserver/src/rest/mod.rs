@@ -5,10 +5,10 @@ pub mod crds;
 mod delete;
 mod read;
 pub use read::{Filter, Form, check_revision, form, metadata_only, shape};
+mod create;
 mod reviews;
 mod scale;
 mod update;
-mod create;
 
 use std::sync::Arc;
 
@@ -29,9 +29,15 @@ pub async fn dispatch(server: Arc<Server>, mut call: Call) -> Outcome<Answer> {
         call.query.set("watch", "true");
     }
     match request::route(&call.path) {
-        Route::Health => Ok(request::bytes_answer(StatusCode::OK, "text/plain; charset=utf-8", "ok".into())),
+        Route::Health => Ok(request::bytes_answer(
+            StatusCode::OK,
+            "text/plain; charset=utf-8",
+            "ok".into(),
+        )),
         Route::Version => Ok(request::json(StatusCode::OK, &version())),
-        Route::CoreVersions | Route::Groups | Route::Group(_) | Route::Resources(..) => discovery::answer(&server, &call),
+        Route::CoreVersions | Route::Groups | Route::Group(_) | Route::Resources(..) => {
+            discovery::answer(&server, &call)
+        }
         Route::OpenApiV2 => openapi::v2(&server, &call),
         Route::OpenApiV3(document) => openapi::v3(&server, &document),
         Route::Resource(path) => resource(server, call, path).await,
@@ -71,7 +77,11 @@ impl Target {
 
     /// Where an object of this kind and namespace is stored.
     pub fn key_of(&self, name: &str) -> crate::store::Key {
-        let namespace = if self.kind.namespaced { self.namespace.as_str() } else { "" };
+        let namespace = if self.kind.namespaced {
+            self.namespace.as_str()
+        } else {
+            ""
+        };
         crate::store::Key::new(&self.kind.storage, namespace, name)
     }
 
@@ -88,9 +98,15 @@ async fn resource(server: Arc<Server>, call: Call, path: ResourcePath) -> Outcom
     let catalogue = server.registry.now();
     if !catalogue.has_version(&path.group, &path.version) {
         let text = "404 page not found\n";
-        return Ok(request::bytes_answer(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", text.into()));
+        return Ok(request::bytes_answer(
+            StatusCode::NOT_FOUND,
+            "text/plain; charset=utf-8",
+            text.into(),
+        ));
     }
-    let kind = catalogue.find(&path.group, &path.version, &path.plural).ok_or_else(Failure::no_such_path)?;
+    let kind = catalogue
+        .find(&path.group, &path.version, &path.plural)
+        .ok_or_else(Failure::no_such_path)?;
     read::acceptable(&call, path.subresource.as_deref().unwrap_or_default())?;
     let is_namespace = kind.is("", "namespaces");
     if (kind.namespaced && path.name.is_some() && path.namespace.is_none())
@@ -106,8 +122,16 @@ async fn resource(server: Arc<Server>, call: Call, path: ResourcePath) -> Outcom
         rest: path.rest,
         kind,
     };
-    let deprecation = target.kind.custom.as_ref().and_then(|c| c.deprecation.clone());
-    let answer = if target.subresource.is_empty() { object(target, call).await } else { subresource(target, call).await };
+    let deprecation = target
+        .kind
+        .custom
+        .as_ref()
+        .and_then(|c| c.deprecation.clone());
+    let answer = if target.subresource.is_empty() {
+        object(target, call).await
+    } else {
+        subresource(target, call).await
+    };
     answer.map(|mut answer| {
         request::warn(&mut answer, deprecation.as_slice());
         answer
@@ -117,13 +141,17 @@ async fn resource(server: Arc<Server>, call: Call, path: ResourcePath) -> Outcom
 async fn object(target: Target, call: Call) -> Outcome<Answer> {
     match (call.method.clone(), target.name.is_empty()) {
         (Method::GET | Method::HEAD, true) => read::collection(&target, &call),
-        (Method::GET | Method::HEAD, false) if call.query.flag("watch") => read::watch_one(&target, &call),
+        (Method::GET | Method::HEAD, false) if call.query.flag("watch") => {
+            read::watch_one(&target, &call)
+        }
         (Method::GET | Method::HEAD, false) => read::object(&target, &call),
         (Method::POST, true) => create::create(&target, &call).await,
         (Method::PUT, false) => update::put(&target, &call).await,
         (Method::PATCH, false) => update::patch(&target, &call).await,
         (Method::DELETE, false) => delete::object(&target, &call).await,
-        (Method::DELETE, true) if target.kind.is("", "namespaces") => Err(Failure::method_not_allowed()),
+        (Method::DELETE, true) if target.kind.is("", "namespaces") => {
+            Err(Failure::method_not_allowed())
+        }
         (Method::DELETE, true) => delete::collection(&target, &call).await,
         _ => Err(Failure::method_not_allowed()),
     }
@@ -137,13 +165,17 @@ async fn subresource(target: Target, call: Call) -> Outcome<Answer> {
     match (sub.as_str(), call.method.clone()) {
         ("scale", _) => scale::answer(&target, &call).await,
         ("status" | "ephemeralcontainers", Method::GET) => read::object(&target, &call),
-        ("status" | "finalize" | "ephemeralcontainers", Method::PUT) => update::put(&target, &call).await,
+        ("status" | "finalize" | "ephemeralcontainers", Method::PUT) => {
+            update::put(&target, &call).await
+        }
         ("status" | "ephemeralcontainers", Method::PATCH) => update::patch(&target, &call).await,
         ("binding", Method::POST) => update::bind(&target, &call).await,
         ("eviction", Method::POST) => delete::evict(&target, &call).await,
         ("token", Method::POST) => reviews::token_request(&target, &call),
         ("log", Method::GET) => exec::logs(&target, &call).await,
-        ("exec" | "attach" | "portforward", Method::GET | Method::POST) => exec::connect(target, call).await,
+        ("exec" | "attach" | "portforward", Method::GET | Method::POST) => {
+            exec::connect(target, call).await
+        }
         ("proxy", _) => proxy::answer(&target, call).await,
         _ => Err(Failure::method_not_allowed()),
     }

@@ -31,14 +31,21 @@ pub fn form(call: &Call) -> Form {
     for offer in call.header(http::header::ACCEPT).split(',') {
         let mut parts = offer.split(';').map(str::trim);
         let media_type = parts.next().unwrap_or_default();
-        if !matches!(media_type, "application/json" | "*/*" | "application/*" | "application/yaml") {
+        if !matches!(
+            media_type,
+            "application/json" | "*/*" | "application/*" | "application/yaml"
+        ) {
             continue;
         }
         let parameters: Vec<&str> = parts.collect();
         let version = parameters.iter().find_map(|p| p.strip_prefix("v="));
         match parameters.iter().find_map(|p| p.strip_prefix("as=")) {
             Some("Table") if version == Some("v1") => return Form::Table,
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if version == Some("v1") => return Form::Metadata,
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList")
+                if version == Some("v1") =>
+            {
+                return Form::Metadata;
+            }
             Some(_) => {}
             None => return Form::Object,
         }
@@ -48,12 +55,23 @@ pub fn form(call: &Call) -> Form {
 
 /// Refuses a client that takes none of the forms there are; streams of bytes and proxied answers have their own.
 pub fn acceptable(call: &Call, subresource: &str) -> Outcome<()> {
-    if matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy") {
+    if matches!(
+        subresource,
+        "log" | "exec" | "attach" | "portforward" | "proxy"
+    ) {
         return Ok(());
     }
     let accept = call.header(http::header::ACCEPT);
-    let media_types = accept.split(',').map(|o| o.split(';').next().unwrap_or_default().trim());
-    let known = ["", "application/json", "*/*", "application/*", "application/yaml"];
+    let media_types = accept
+        .split(',')
+        .map(|o| o.split(';').next().unwrap_or_default().trim());
+    let known = [
+        "",
+        "application/json",
+        "*/*",
+        "application/*",
+        "application/yaml",
+    ];
     if media_types.into_iter().any(|m| known.contains(&m)) {
         return Ok(());
     }
@@ -63,7 +81,11 @@ pub fn acceptable(call: &Call, subresource: &str) -> Outcome<()> {
 
 /// How tables and rows are to be made.
 pub fn shape(target: &Target, call: &Call) -> Shape {
-    let include = call.query.get("includeObject").unwrap_or("Metadata").to_owned();
+    let include = call
+        .query
+        .get("includeObject")
+        .unwrap_or("Metadata")
+        .to_owned();
     Shape::new(target.kind.clone(), include)
 }
 
@@ -89,7 +111,11 @@ pub fn present(target: &Target, call: &Call, status: StatusCode, stored: &Arc<Va
 
 /// Answers GET of one object.
 pub fn object(target: &Target, call: &Call) -> Outcome<Answer> {
-    let (stored, _) = target.server.store.get(&target.key()).ok_or_else(|| target.not_found())?;
+    let (stored, _) = target
+        .server
+        .store
+        .get(&target.key())
+        .ok_or_else(|| target.not_found())?;
     Ok(present(target, call, StatusCode::OK, &stored))
 }
 
@@ -111,8 +137,12 @@ impl Filter {
 
     /// Only one object.
     pub fn named(name: &str) -> Self {
-        let fields = FieldSelector::parse(&format!("metadata.name={name}"), "", "").unwrap_or_default();
-        Self { labels: LabelSelector::default(), fields }
+        let fields =
+            FieldSelector::parse(&format!("metadata.name={name}"), "", "").unwrap_or_default();
+        Self {
+            labels: LabelSelector::default(),
+            fields,
+        }
     }
 
     /// Whether an object passes.
@@ -128,7 +158,10 @@ fn scope(target: &Target) -> Option<&str> {
 /// All stored objects that a collection request names.
 pub fn selected(target: &Target, call: &Call) -> Outcome<Vec<Arc<Value>>> {
     let filter = Filter::parse(target, call)?;
-    let (objects, _) = target.server.store.list(&target.kind.storage, scope(target));
+    let (objects, _) = target
+        .server
+        .store
+        .list(&target.kind.storage, scope(target));
     Ok(objects.into_iter().filter(|o| filter.matches(o)).collect())
 }
 
@@ -152,14 +185,22 @@ pub fn check_revision(target: &Target, text: &str) -> Outcome<Option<u64>> {
         return Ok(None);
     }
     let wanted: u64 = text.parse().map_err(|_| {
-        let cause = Cause::invalid("resourceVersion", &json!(text), "strconv.ParseUint: parsing: invalid syntax");
+        let cause = Cause::invalid(
+            "resourceVersion",
+            &json!(text),
+            "strconv.ParseUint: parsing: invalid syntax",
+        );
         Failure::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
     })?;
     let now = target.server.store.revision();
     if wanted > now {
         let message = format!("Too large resource version: {wanted}, current: {now}");
         let mut failure = Failure::new(504, "Timeout", format!("Timeout: {message}"));
-        failure.causes.push(Cause { reason: "ResourceVersionTooLarge", message: "Too large resource version".to_owned(), field: String::new() });
+        failure.causes.push(Cause {
+            reason: "ResourceVersionTooLarge",
+            message: "Too large resource version".to_owned(),
+            field: String::new(),
+        });
         failure.retry_after = Some(1);
         return Err(failure);
     }
@@ -167,8 +208,14 @@ pub fn check_revision(target: &Target, text: &str) -> Outcome<Option<u64>> {
 }
 
 fn list(target: &Target, call: &Call, filter: &Filter) -> Outcome<Answer> {
-    check_revision(target, call.query.get("resourceVersion").unwrap_or_default())?;
-    let (objects, revision) = target.server.store.list(&target.kind.storage, scope(target));
+    check_revision(
+        target,
+        call.query.get("resourceVersion").unwrap_or_default(),
+    )?;
+    let (objects, revision) = target
+        .server
+        .store
+        .list(&target.kind.storage, scope(target));
     let (start, revision) = match call.query.get("continue").filter(|c| !c.is_empty()) {
         None => (None, revision),
         Some(token) => {
@@ -181,7 +228,11 @@ fn list(target: &Target, call: &Call, filter: &Filter) -> Outcome<Answer> {
         .into_iter()
         .filter(|o| start.as_ref().is_none_or(|s| position(o) > *s))
         .filter(|o| filter.matches(o));
-    let limit = call.query.number("limit")?.and_then(|l| usize::try_from(l).ok()).filter(|l| *l > 0);
+    let limit = call
+        .query
+        .number("limit")?
+        .and_then(|l| usize::try_from(l).ok())
+        .filter(|l| *l > 0);
     let mut metadata = json!({"resourceVersion": revision.to_string()});
     let page: Vec<Arc<Value>> = match limit {
         None => matching.collect(),
@@ -190,14 +241,27 @@ fn list(target: &Target, call: &Call, filter: &Filter) -> Outcome<Answer> {
             let remaining = matching.count();
             if let Some(last) = page.last().filter(|_| remaining > 0) {
                 let (namespace, name) = position(last);
-                metadata["continue"] = json!(Continue { revision, namespace, name }.encode());
+                metadata["continue"] = json!(
+                    Continue {
+                        revision,
+                        namespace,
+                        name
+                    }
+                    .encode()
+                );
                 metadata["remainingItemCount"] = json!(remaining);
             }
             page
         }
     };
-    let page: Vec<Arc<Value>> = page.iter().map(|o| convert::present(&target.kind, o)).collect();
-    Ok(request::json(StatusCode::OK, &render(target, call, &page, &metadata)))
+    let page: Vec<Arc<Value>> = page
+        .iter()
+        .map(|o| convert::present(&target.kind, o))
+        .collect();
+    Ok(request::json(
+        StatusCode::OK,
+        &render(target, call, &page, &metadata),
+    ))
 }
 
 fn render(target: &Target, call: &Call, page: &[Arc<Value>], metadata: &Value) -> Value {
@@ -221,7 +285,10 @@ fn render(target: &Target, call: &Call, page: &[Arc<Value>], metadata: &Value) -
 /// Built-in kinds leave kind and version out of lists' items.
 fn item(target: &Target, object: &Value) -> Value {
     let mut item = object.clone();
-    if let Some(map) = item.as_object_mut().filter(|_| target.kind.custom.is_none()) {
+    if let Some(map) = item
+        .as_object_mut()
+        .filter(|_| target.kind.custom.is_none())
+    {
         map.remove("apiVersion");
         map.remove("kind");
     }
@@ -244,9 +311,15 @@ impl Continue {
 
     fn parse(text: &str) -> Outcome<Self> {
         let fail = || Failure::bad_request("continue key is not valid: illegal continue token");
-        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).map_err(|_| fail())?;
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|_| fail())?;
         let (revision, namespace, name) = serde_json::from_slice(&bytes).map_err(|_| fail())?;
-        Ok(Self { revision, namespace, name })
+        Ok(Self {
+            revision,
+            namespace,
+            name,
+        })
     }
 }
 
@@ -256,9 +329,21 @@ mod tests {
 
     #[test]
     fn continue_tokens_survive_and_garbage_does_not() {
-        let token = Continue { revision: 7, namespace: "a".into(), name: "b".into() }.encode();
+        let token = Continue {
+            revision: 7,
+            namespace: "a".into(),
+            name: "b".into(),
+        }
+        .encode();
         let parsed = Continue::parse(&token).unwrap();
-        assert_eq!((parsed.revision, parsed.namespace.as_str(), parsed.name.as_str()), (7, "a", "b"));
+        assert_eq!(
+            (
+                parsed.revision,
+                parsed.namespace.as_str(),
+                parsed.name.as_str()
+            ),
+            (7, "a", "b")
+        );
         assert!(Continue::parse("!!").is_err());
     }
 }

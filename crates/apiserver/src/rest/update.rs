@@ -36,7 +36,12 @@ pub async fn put(target: &Target, call: &Call) -> Outcome<Answer> {
             message: "Invalid value: 0x0: must be specified for an update".to_owned(),
             field: "metadata.resourceVersion".to_owned(),
         };
-        return Err(Failure::invalid(&kind.group, &kind.plural, &target.name, vec![cause]));
+        return Err(Failure::invalid(
+            &kind.group,
+            &kind.plural,
+            &target.name,
+            vec![cause],
+        ));
     }
     for attempt in 1.. {
         let current = current(target)?;
@@ -50,18 +55,27 @@ pub async fn put(target: &Target, call: &Call) -> Outcome<Answer> {
 
 fn renamed(target: &Target, value: &Value) -> Failure {
     let (name, url) = (object::name(value), &target.name);
-    Failure::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({url})"))
+    Failure::bad_request(format!(
+        "the name of the object ({name}) does not match the name on the URL ({url})"
+    ))
 }
 
 /// Answers PATCH.
 pub async fn patch(target: &Target, call: &Call) -> Outcome<Answer> {
-    let kind = PatchKind::from_media_type(call.header(http::header::CONTENT_TYPE), target.kind.custom.is_none())?;
+    let kind = PatchKind::from_media_type(
+        call.header(http::header::CONTENT_TYPE),
+        target.kind.custom.is_none(),
+    )?;
     let change = patch::parse(kind, &call.body)?;
     let mut warnings = Vec::new();
     for attempt in 1.. {
         let current = match current(target) {
             Ok(current) => current,
-            Err(failure) if kind == PatchKind::Apply && failure.code == 404 && target.subresource.is_empty() => {
+            Err(failure)
+                if kind == PatchKind::Apply
+                    && failure.code == 404
+                    && target.subresource.is_empty() =>
+            {
                 return apply_new(target, call, &change, warnings).await;
             }
             Err(failure) => return Err(failure),
@@ -82,21 +96,41 @@ pub async fn patch(target: &Target, call: &Call) -> Outcome<Answer> {
 }
 
 fn manager(call: &Call) -> Outcome<&str> {
-    call.query.get("fieldManager").filter(|m| !m.is_empty()).ok_or_else(|| {
-        let cause = Cause::required("fieldManager", "is required for apply patch");
-        Failure::invalid("meta.k8s.io", "PatchOptions", "", vec![cause])
-    })
+    call.query
+        .get("fieldManager")
+        .filter(|m| !m.is_empty())
+        .ok_or_else(|| {
+            let cause = Cause::required("fieldManager", "is required for apply patch");
+            Failure::invalid("meta.k8s.io", "PatchOptions", "", vec![cause])
+        })
 }
 
-fn patched(target: &Target, call: &Call, kind: PatchKind, current: &Value, change: &Value) -> Outcome<Value> {
+fn patched(
+    target: &Target,
+    call: &Call,
+    kind: PatchKind,
+    current: &Value,
+    change: &Value,
+) -> Outcome<Value> {
     let (schema, definitions) = (&target.kind.schema, &builtin().definitions);
     if kind == PatchKind::Apply {
-        return Ok(patch::apply::apply(current, change, manager(call)?, schema, definitions));
+        return Ok(patch::apply::apply(
+            current,
+            change,
+            manager(call)?,
+            schema,
+            definitions,
+        ));
     }
     patch::patch(kind, current, change, schema, definitions)
 }
 
-async fn apply_new(target: &Target, call: &Call, change: &Value, mut warnings: Vec<String>) -> Outcome<Answer> {
+async fn apply_new(
+    target: &Target,
+    call: &Call,
+    change: &Value,
+    mut warnings: Vec<String>,
+) -> Outcome<Answer> {
     let (schema, definitions) = (&target.kind.schema, &builtin().definitions);
     let empty = json!({"metadata": {"name": target.name}});
     let mut value = patch::apply::apply(&empty, change, manager(call)?, schema, definitions);
@@ -123,7 +157,11 @@ fn finish(
 }
 
 fn current(target: &Target) -> Outcome<Arc<Value>> {
-    let (stored, _) = target.server.store.get(&target.key()).ok_or_else(|| target.not_found())?;
+    let (stored, _) = target
+        .server
+        .store
+        .get(&target.key())
+        .ok_or_else(|| target.not_found())?;
     Ok(convert::present(&target.kind, &stored))
 }
 
@@ -165,21 +203,38 @@ pub async fn replace(
         old: Some(old),
         dry_run,
         user: &call.user,
-        options: body::options(if call.method == http::Method::PATCH { "PatchOptions" } else { "UpdateOptions" }, call),
+        options: body::options(
+            if call.method == http::Method::PATCH {
+                "PatchOptions"
+            } else {
+                "UpdateOptions"
+            },
+            call,
+        ),
     };
     admission::mutate(server, &attributes, &mut next, warnings).await?;
-    let turn = if kind.is("", "services") { Some(server.services.turn().await) } else { None };
+    let turn = if kind.is("", "services") {
+        Some(server.services.turn().await)
+    } else {
+        None
+    };
     if kind.is("", "services") && target.subresource.is_empty() {
         let causes = validate::check(kind, &with_cluster_ip(&next, old), Some(old));
         if causes.is_empty() {
-            server.services.complete(&server.store, &mut next, Some(old))?;
+            server
+                .services
+                .complete(&server.store, &mut next, Some(old))?;
         }
     }
     if kind.is("apiextensions.k8s.io", "customresourcedefinitions") {
         crds::establish(server, &mut next);
     }
     count_generation(target, old, &mut next);
-    let mut causes = if target.subresource == "status" && kind.custom.is_none() { Vec::new() } else { validate::check(kind, &next, Some(old)) };
+    let mut causes = if target.subresource == "status" && kind.custom.is_none() {
+        Vec::new()
+    } else {
+        validate::check(kind, &next, Some(old))
+    };
     new_finalizers(old, &next, &mut causes);
     if !causes.is_empty() {
         return Err(Failure::invalid(&kind.group, &kind.kind, &target.name, causes).into());
@@ -196,7 +251,10 @@ pub async fn replace(
         finish_deletion(target, revision, next).await
     } else {
         convert::to_storage(kind, &mut next);
-        server.store.put(target.key(), Expect::Revision(revision), next).await
+        server
+            .store
+            .put(target.key(), Expect::Revision(revision), next)
+            .await
     };
     drop(turn);
     let stored = done.map_err(WriteOrFailure::Write)?;
@@ -205,8 +263,17 @@ pub async fn replace(
 }
 
 /// The last finalizer is gone: the object goes, after its final state has been seen by watchers as the deletion's object.
-async fn finish_deletion(target: &Target, revision: u64, last: Value) -> Result<Arc<Value>, WriteError> {
-    target.server.store.delete(target.key(), revision).await.map(|_| Arc::new(last))
+async fn finish_deletion(
+    target: &Target,
+    revision: u64,
+    last: Value,
+) -> Result<Arc<Value>, WriteError> {
+    target
+        .server
+        .store
+        .delete(target.key(), revision)
+        .await
+        .map(|_| Arc::new(last))
 }
 
 /// A terminating object that nothing holds any more.
@@ -217,23 +284,39 @@ fn is_finished(target: &Target, value: &Value) -> bool {
     if target.kind.is("", "namespaces") {
         return object::items(value, "/spec/finalizers").next().is_none();
     }
-    value.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == 0
+    value
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
+        == 0
 }
 
 fn preconditions(target: &Target, old: &Value, next: &Value) -> Outcome<()> {
     let kind = &target.kind;
-    let (given, have) = (object::text(next, "/metadata/resourceVersion"), object::text(old, "/metadata/resourceVersion"));
+    let (given, have) = (
+        object::text(next, "/metadata/resourceVersion"),
+        object::text(old, "/metadata/resourceVersion"),
+    );
     if !given.is_empty() && given != "0" && given != have {
         return Err(Failure::modified(&kind.group, &kind.plural, &target.name));
     }
     let (given, have) = (object::uid(next), object::uid(old));
     if !given.is_empty() && given != have {
-        let place = if target.kind.namespaced { format!("{}/", target.namespace) } else { String::new() };
+        let place = if target.kind.namespaced {
+            format!("{}/", target.namespace)
+        } else {
+            String::new()
+        };
         let path = format!("/registry/{}/{place}{}", kind.storage, target.name);
         let detail = format!(
             "StorageError: invalid object, Code: 4, Key: {path}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {given}, UID in object meta: {have}"
         );
-        return Err(Failure::conflict(&kind.group, &kind.plural, &target.name, &detail));
+        return Err(Failure::conflict(
+            &kind.group,
+            &kind.plural,
+            &target.name,
+            &detail,
+        ));
     }
     Ok(())
 }
@@ -258,12 +341,18 @@ fn merge_parts(target: &Target, old: &Value, next: &mut Value) {
             }
         }
         "finalize" => {
-            let finalizers = next.pointer("/spec/finalizers").cloned().unwrap_or_else(|| json!([]));
+            let finalizers = next
+                .pointer("/spec/finalizers")
+                .cloned()
+                .unwrap_or_else(|| json!([]));
             *next = old.clone();
             object::child(next, "spec").insert("finalizers".to_owned(), finalizers);
         }
         "ephemeralcontainers" => {
-            let containers = next.pointer("/spec/ephemeralContainers").cloned().unwrap_or_else(|| json!([]));
+            let containers = next
+                .pointer("/spec/ephemeralContainers")
+                .cloned()
+                .unwrap_or_else(|| json!([]));
             *next = old.clone();
             object::child(next, "spec").insert("ephemeralContainers".to_owned(), containers);
         }
@@ -276,8 +365,15 @@ fn merge_parts(target: &Target, old: &Value, next: &mut Value) {
     let before = old.get("metadata").cloned().unwrap_or_else(|| json!({}));
     let metadata = object::metadata(next);
     for field in [
-        "name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation",
-        "resourceVersion", "generateName",
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "resourceVersion",
+        "generateName",
     ] {
         match before.get(field) {
             Some(value) => drop(metadata.insert(field.to_owned(), value.clone())),
@@ -285,7 +381,9 @@ fn merge_parts(target: &Target, old: &Value, next: &mut Value) {
         }
     }
     metadata.remove("selfLink");
-    if !metadata.contains_key("managedFields") && let Some(fields) = before.get("managedFields") {
+    if !metadata.contains_key("managedFields")
+        && let Some(fields) = before.get("managedFields")
+    {
         metadata.insert("managedFields".to_owned(), fields.clone());
     }
 }
@@ -315,7 +413,10 @@ fn count_generation(target: &Target, old: &Value, next: &mut Value) {
     let annotated = target.kind.is("apps", "deployments")
         && old.pointer("/metadata/annotations") != next.pointer("/metadata/annotations");
     if annotated || without(old) != without(next) {
-        let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+        let generation = old
+            .pointer("/metadata/generation")
+            .and_then(Value::as_i64)
+            .unwrap_or(0);
         object::metadata(next).insert("generation".to_owned(), json!(generation + 1));
     }
 }
@@ -325,10 +426,19 @@ fn new_finalizers(old: &Value, next: &Value, causes: &mut Vec<Cause>) {
         return;
     }
     let before = object::finalizers(old);
-    let fresh: Vec<&str> = object::finalizers(next).into_iter().filter(|f| !before.contains(f)).collect();
+    let fresh: Vec<&str> = object::finalizers(next)
+        .into_iter()
+        .filter(|f| !before.contains(f))
+        .collect();
     if !fresh.is_empty() {
-        let list = fresh.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join(", ");
-        let detail = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}");
+        let list = fresh
+            .iter()
+            .map(|f| format!("{f:?}"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let detail = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}"
+        );
         causes.push(Cause::forbidden("metadata.finalizers", &detail));
     }
 }
@@ -336,7 +446,8 @@ fn new_finalizers(old: &Value, next: &Value, causes: &mut Vec<Cause>) {
 /// The Service as it will be validated: an update may leave out the address.
 fn with_cluster_ip(next: &Value, old: &Value) -> Value {
     let mut value = next.clone();
-    if object::text(&value, "/spec/clusterIP").is_empty() && value["spec"]["type"] != "ExternalName" {
+    if object::text(&value, "/spec/clusterIP").is_empty() && value["spec"]["type"] != "ExternalName"
+    {
         for field in ["clusterIP", "clusterIPs"] {
             if let Some(content) = old["spec"].get(field) {
                 value["spec"][field] = content.clone();
@@ -362,18 +473,30 @@ pub async fn bind(target: &Target, call: &Call) -> Outcome<Answer> {
             return Err(Failure::conflict("", "pods/binding", &target.name, &detail));
         }
         if object::is_terminating(&old) {
-            let detail = format!("pod {} is being deleted, cannot be assigned to a host", target.name);
+            let detail = format!(
+                "pod {} is being deleted, cannot be assigned to a host",
+                target.name
+            );
             return Err(Failure::conflict("", "pods/binding", &target.name, &detail));
         }
         let mut next = (*old).clone();
         next["spec"]["nodeName"] = json!(node);
         let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": object::now()});
         let status = object::child(&mut next, "status");
-        let mut conditions = status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut conditions = status
+            .get("conditions")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
         conditions.retain(|c| c["type"] != "PodScheduled");
         conditions.push(scheduled);
         status.insert("conditions".to_owned(), Value::Array(conditions));
-        match target.server.store.put(target.key(), Expect::Revision(revision_of(&old)), next).await {
+        match target
+            .server
+            .store
+            .put(target.key(), Expect::Revision(revision_of(&old)), next)
+            .await
+        {
             Ok(_) => {
                 let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
                 return Ok(request::json(StatusCode::CREATED, &body));

@@ -15,11 +15,19 @@ pub fn check(value: &Value, schema: &Schema) -> Vec<Cause> {
 }
 
 fn join(path: &str, field: &str) -> String {
-    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+    if path.is_empty() {
+        field.to_owned()
+    } else {
+        format!("{path}.{field}")
+    }
 }
 
 fn key(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
 }
 
 fn invalid(path: &str, value: &Value, detail: &str) -> Cause {
@@ -31,15 +39,22 @@ fn at(value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
         return;
     }
     if !type_fits(value, schema) {
-        let wanted = if schema.int_or_string { "integer,string" } else { schema.kind.name() };
+        let wanted = if schema.int_or_string {
+            "integer,string"
+        } else {
+            schema.kind.name()
+        };
         let name = type_name(value);
         let detail = format!("{path} in body must be of type {wanted}: {name:?}");
         causes.push(Cause::wrong_type(path, &format!("{name:?}"), &detail));
         return;
     }
     if !schema.enumeration.is_empty() && !schema.enumeration.contains(value) {
-        let supported: Vec<String> =
-            schema.enumeration.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+        let supported: Vec<String> = schema
+            .enumeration
+            .iter()
+            .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+            .collect();
         causes.push(Cause::unsupported(path, value, &supported));
     }
     match value {
@@ -63,7 +78,9 @@ fn type_fits(value: &Value, schema: &Schema) -> bool {
         Type::String => value.is_string(),
         Type::Boolean => value.is_boolean(),
         Type::Number => value.is_number(),
-        Type::Integer => value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0),
+        Type::Integer => {
+            value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0)
+        }
     }
 }
 
@@ -77,7 +94,11 @@ fn string(text: &str, value: &Value, schema: &Schema, path: &str, causes: &mut V
         });
     }
     if let Some(min) = schema.limits.min_length.filter(|min| length < *min) {
-        causes.push(invalid(path, value, &format!("should be at least {min} chars long")));
+        causes.push(invalid(
+            path,
+            value,
+            &format!("should be at least {min} chars long"),
+        ));
     }
     if let Some((source, pattern)) = &schema.limits.pattern
         && !pattern.is_match(text)
@@ -85,7 +106,11 @@ fn string(text: &str, value: &Value, schema: &Schema, path: &str, causes: &mut V
         causes.push(invalid(path, value, &format!("should match '{source}'")));
     }
     if !format_fits(text, &schema.format) {
-        causes.push(invalid(path, value, &format!("must be of type {}: {text:?}", schema.format)));
+        causes.push(invalid(
+            path,
+            value,
+            &format!("must be of type {}: {text:?}", schema.format),
+        ));
     }
 }
 
@@ -100,7 +125,9 @@ fn format_fits(text: &str, format: &str) -> bool {
         "uuid" | "uuid3" | "uuid4" | "uuid5" => uuid::Uuid::parse_str(text).is_ok(),
         "byte" => {
             use base64::Engine;
-            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
+            base64::engine::general_purpose::STANDARD
+                .decode(text)
+                .is_ok()
         }
         "duration" => go_duration(text),
         _ => true,
@@ -122,7 +149,9 @@ fn go_duration(text: &str) -> bool {
             return false;
         }
         let Some(unit) = ["ns", "us", "µs", "ms", "s", "m", "h"].iter().find(|u| {
-            digits.strip_prefix(**u).is_some_and(|r| r.is_empty() || r.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
+            digits.strip_prefix(**u).is_some_and(|r| {
+                r.is_empty() || r.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+            })
         }) else {
             return false;
         };
@@ -132,7 +161,11 @@ fn go_duration(text: &str) -> bool {
 }
 
 fn plain(number: f64) -> String {
-    if number.fract() == 0.0 && number.abs() < 1e15 { format!("{}", number as i64) } else { number.to_string() }
+    if number.fract() == 0.0 && number.abs() < 1e15 {
+        format!("{}", number as i64)
+    } else {
+        number.to_string()
+    }
 }
 
 fn number(value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
@@ -140,26 +173,50 @@ fn number(value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     if let Some((max, exclusive)) = schema.limits.maximum
         && (n > max || (exclusive && n >= max))
     {
-        let word = if exclusive { "less than" } else { "less than or equal to" };
-        causes.push(invalid(path, value, &format!("should be {word} {}", plain(max))));
+        let word = if exclusive {
+            "less than"
+        } else {
+            "less than or equal to"
+        };
+        causes.push(invalid(
+            path,
+            value,
+            &format!("should be {word} {}", plain(max)),
+        ));
     }
     if let Some((min, exclusive)) = schema.limits.minimum
         && (n < min || (exclusive && n <= min))
     {
-        let word = if exclusive { "greater than" } else { "greater than or equal to" };
-        causes.push(invalid(path, value, &format!("should be {word} {}", plain(min))));
+        let word = if exclusive {
+            "greater than"
+        } else {
+            "greater than or equal to"
+        };
+        causes.push(invalid(
+            path,
+            value,
+            &format!("should be {word} {}", plain(min)),
+        ));
     }
     if let Some(step) = schema.limits.multiple_of.filter(|s| *s > 0.0)
         && ((n / step).fract()).abs() > 1e-9
     {
-        causes.push(invalid(path, value, &format!("should be a multiple of {}", plain(step))));
+        causes.push(invalid(
+            path,
+            value,
+            &format!("should be a multiple of {}", plain(step)),
+        ));
     }
 }
 
 fn array(items: &[Value], schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     let count = items.len();
     if let Some(min) = schema.limits.min_items.filter(|min| count < *min) {
-        causes.push(invalid(path, &json!(count), &format!("should have at least {min} items")));
+        causes.push(invalid(
+            path,
+            &json!(count),
+            &format!("should have at least {min} items"),
+        ));
     }
     if let Some(max) = schema.limits.max_items.filter(|max| count > *max) {
         causes.push(too_many(path, count, max, "items"));
@@ -171,13 +228,19 @@ fn array(items: &[Value], schema: &Schema, path: &str, causes: &mut Vec<Cause>) 
         ListKind::Atomic => {}
         ListKind::Set => {
             if let Some(at) = duplicate(items) {
-                causes.push(Cause::duplicate(format!("{path}[{at}]"), items.get(at).unwrap_or(&Value::Null)));
+                causes.push(Cause::duplicate(
+                    format!("{path}[{at}]"),
+                    items.get(at).unwrap_or(&Value::Null),
+                ));
             }
         }
         ListKind::Map(keys) => {
             let identities: Vec<Value> = items.iter().map(|i| identity(i, keys)).collect();
             if let Some(at) = duplicate(&identities) {
-                causes.push(Cause::duplicate(format!("{path}[{at}]"), identities.get(at).unwrap_or(&Value::Null)));
+                causes.push(Cause::duplicate(
+                    format!("{path}[{at}]"),
+                    identities.get(at).unwrap_or(&Value::Null),
+                ));
             }
         }
     }
@@ -189,7 +252,11 @@ fn array(items: &[Value], schema: &Schema, path: &str, causes: &mut Vec<Cause>) 
 }
 
 fn identity(item: &Value, keys: &[String]) -> Value {
-    Value::Object(keys.iter().filter_map(|k| item.get(k).map(|v| (k.clone(), v.clone()))).collect::<Map<_, _>>())
+    Value::Object(
+        keys.iter()
+            .filter_map(|k| item.get(k).map(|v| (k.clone(), v.clone())))
+            .collect::<Map<_, _>>(),
+    )
 }
 
 fn duplicate(items: &[Value]) -> Option<usize> {
@@ -208,7 +275,11 @@ fn too_many(path: &str, count: usize, max: usize, what: &str) -> Cause {
 fn object(map: &Map<String, Value>, schema: &Schema, path: &str, causes: &mut Vec<Cause>) {
     let count = map.len();
     if let Some(min) = schema.limits.min_properties.filter(|min| count < *min) {
-        causes.push(invalid(path, &json!(map), &format!("should have at least {min} properties")));
+        causes.push(invalid(
+            path,
+            &json!(map),
+            &format!("should have at least {min} properties"),
+        ));
     }
     if let Some(max) = schema.limits.max_properties.filter(|max| count > *max) {
         causes.push(too_many(path, count, max, "items"));
@@ -220,7 +291,9 @@ fn object(map: &Map<String, Value>, schema: &Schema, path: &str, causes: &mut Ve
     }
     for (name, value) in map {
         // ObjectMeta is checked by its own rules.
-        if (path.is_empty() || schema.embedded) && matches!(name.as_str(), "metadata" | "apiVersion" | "kind") {
+        if (path.is_empty() || schema.embedded)
+            && matches!(name.as_str(), "metadata" | "apiVersion" | "kind")
+        {
             continue;
         }
         match (schema.properties.get(name), &schema.additional) {
@@ -231,7 +304,11 @@ fn object(map: &Map<String, Value>, schema: &Schema, path: &str, causes: &mut Ve
     }
     if schema.embedded {
         for name in ["apiVersion", "kind"] {
-            if map.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
+            if map
+                .get(name)
+                .and_then(Value::as_str)
+                .is_none_or(str::is_empty)
+            {
                 causes.push(Cause::required(join(path, name), "must not be empty"));
             }
         }
@@ -261,8 +338,12 @@ fn combinators(value: &Value, schema: &Schema, path: &str, causes: &mut Vec<Caus
     if !schema.one_of.is_empty() {
         match schema.one_of.iter().filter(|s| holds(s)).count() {
             1 => {}
-            0 => refuse("must validate one and only one schema (oneOf). Found none valid".to_owned()),
-            n => refuse(format!("must validate one and only one schema (oneOf). Found {n} valid alternatives")),
+            0 => {
+                refuse("must validate one and only one schema (oneOf). Found none valid".to_owned())
+            }
+            n => refuse(format!(
+                "must validate one and only one schema (oneOf). Found {n} valid alternatives"
+            )),
         }
     }
     if schema.not.as_deref().is_some_and(holds) {
@@ -283,26 +364,89 @@ mod tests {
     #[test]
     fn messages_are_those_of_kubernetes() {
         let cases = [
-            (json!({"type": "integer"}), json!("a"), "spec.x: Invalid value: \"string\": spec.x in body must be of type integer: \"string\""),
-            (json!({"type": "string"}), json!(null), "spec.x: Invalid value: \"null\": spec.x in body must be of type string: \"null\""),
-            (json!({"type": "string", "enum": ["a", "b"]}), json!("c"), "spec.x: Unsupported value: \"c\": supported values: \"a\", \"b\""),
-            (json!({"type": "string", "pattern": "^a+$"}), json!("b"), "spec.x: Invalid value: \"b\": spec.x in body should match '^a+$'"),
-            (json!({"type": "integer", "minimum": 1}), json!(0), "spec.x: Invalid value: 0: spec.x in body should be greater than or equal to 1"),
-            (json!({"type": "integer", "maximum": 65535.0}), json!(65536), "spec.x: Invalid value: 65536: spec.x in body should be less than or equal to 65535"),
-            (json!({"type": "string", "maxLength": 2}), json!("abc"), "spec.x: Too long: may not be more than 2 bytes"),
-            (json!({"type": "string", "minLength": 2}), json!("a"), "spec.x: Invalid value: \"a\": spec.x in body should be at least 2 chars long"),
-            (json!({"type": "array", "minItems": 1}), json!([]), "spec.x: Invalid value: 0: spec.x in body should have at least 1 items"),
-            (json!({"type": "array", "maxItems": 1}), json!([1, 2]), "spec.x: Too many: 2: must have at most 1 items"),
-            (json!({"type": "object", "required": ["a"]}), json!({}), "spec.x.a: Required value"),
-            (json!({"type": "array", "items": {"type": "string"}}), json!(["a", 1]), "spec.x[1]: Invalid value: \"integer\": spec.x[1] in body must be of type string: \"integer\""),
-            (json!({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}), json!({}), "spec.x: Invalid value: \"\": \"spec.x\" must validate one and only one schema (oneOf). Found none valid"),
-            (json!({"type": "array", "x-kubernetes-list-type": "set"}), json!(["a", "a"]), "spec.x[1]: Duplicate value: \"a\""),
-            (json!({"type": "string", "format": "ipv4"}), json!("x"), "spec.x: Invalid value: \"x\": spec.x in body must be of type ipv4: \"x\""),
+            (
+                json!({"type": "integer"}),
+                json!("a"),
+                "spec.x: Invalid value: \"string\": spec.x in body must be of type integer: \"string\"",
+            ),
+            (
+                json!({"type": "string"}),
+                json!(null),
+                "spec.x: Invalid value: \"null\": spec.x in body must be of type string: \"null\"",
+            ),
+            (
+                json!({"type": "string", "enum": ["a", "b"]}),
+                json!("c"),
+                "spec.x: Unsupported value: \"c\": supported values: \"a\", \"b\"",
+            ),
+            (
+                json!({"type": "string", "pattern": "^a+$"}),
+                json!("b"),
+                "spec.x: Invalid value: \"b\": spec.x in body should match '^a+$'",
+            ),
+            (
+                json!({"type": "integer", "minimum": 1}),
+                json!(0),
+                "spec.x: Invalid value: 0: spec.x in body should be greater than or equal to 1",
+            ),
+            (
+                json!({"type": "integer", "maximum": 65535.0}),
+                json!(65536),
+                "spec.x: Invalid value: 65536: spec.x in body should be less than or equal to 65535",
+            ),
+            (
+                json!({"type": "string", "maxLength": 2}),
+                json!("abc"),
+                "spec.x: Too long: may not be more than 2 bytes",
+            ),
+            (
+                json!({"type": "string", "minLength": 2}),
+                json!("a"),
+                "spec.x: Invalid value: \"a\": spec.x in body should be at least 2 chars long",
+            ),
+            (
+                json!({"type": "array", "minItems": 1}),
+                json!([]),
+                "spec.x: Invalid value: 0: spec.x in body should have at least 1 items",
+            ),
+            (
+                json!({"type": "array", "maxItems": 1}),
+                json!([1, 2]),
+                "spec.x: Too many: 2: must have at most 1 items",
+            ),
+            (
+                json!({"type": "object", "required": ["a"]}),
+                json!({}),
+                "spec.x.a: Required value",
+            ),
+            (
+                json!({"type": "array", "items": {"type": "string"}}),
+                json!(["a", 1]),
+                "spec.x[1]: Invalid value: \"integer\": spec.x[1] in body must be of type string: \"integer\"",
+            ),
+            (
+                json!({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+                json!({}),
+                "spec.x: Invalid value: \"\": \"spec.x\" must validate one and only one schema (oneOf). Found none valid",
+            ),
+            (
+                json!({"type": "array", "x-kubernetes-list-type": "set"}),
+                json!(["a", "a"]),
+                "spec.x[1]: Duplicate value: \"a\"",
+            ),
+            (
+                json!({"type": "string", "format": "ipv4"}),
+                json!("x"),
+                "spec.x: Invalid value: \"x\": spec.x in body must be of type ipv4: \"x\"",
+            ),
         ];
         for (property, value, expected) in cases {
             let schema = compile(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"x": property}}}})).unwrap();
             let causes = check(&json!({"spec": {"x": value}}), &schema);
-            let texts: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+            let texts: Vec<String> = causes
+                .iter()
+                .map(|c| format!("{}: {}", c.field, c.message))
+                .collect();
             assert_eq!(texts, [expected]);
         }
     }
@@ -310,15 +454,25 @@ mod tests {
     #[test]
     fn good_values_pass() {
         let cases = [
-            (json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}), json!("10%")),
+            (
+                json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+                json!("10%"),
+            ),
             (json!({"type": "string", "nullable": true}), json!(null)),
             (json!({"type": "number"}), json!(1)),
-            (json!({"type": "string", "format": "duration"}), json!("1h30m")),
-            (json!({"anyOf": [{"type": "string"}, {"type": "integer"}]}), json!(1)),
+            (
+                json!({"type": "string", "format": "duration"}),
+                json!("1h30m"),
+            ),
+            (
+                json!({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
+                json!(1),
+            ),
             (json!({"type": "integer"}), json!(3.0)),
         ];
         for (property, value) in cases {
-            let schema = compile(&json!({"type": "object", "properties": {"x": property}})).unwrap();
+            let schema =
+                compile(&json!({"type": "object", "properties": {"x": property}})).unwrap();
             assert_eq!(check(&json!({"x": value}), &schema), []);
         }
     }

@@ -16,7 +16,11 @@ pub struct Report {
 
 /// Drops what a built-in kind does not know, and nulls; checks types.
 pub fn builtin(value: &mut Value, schema: &Schema, definitions: &Definitions) -> Report {
-    let mut walk = Walk { definitions, report: Report::default(), typed: true };
+    let mut walk = Walk {
+        definitions,
+        report: Report::default(),
+        typed: true,
+    };
     let root = schema.reference.as_deref().unwrap_or_default();
     walk.value(value, schema, "", short(root));
     walk.report
@@ -24,7 +28,11 @@ pub fn builtin(value: &mut Value, schema: &Schema, definitions: &Definitions) ->
 
 /// Drops what a custom kind's structural schema does not know; types are validation's job.
 pub fn structural(value: &mut Value, schema: &Schema, definitions: &Definitions) -> Report {
-    let mut walk = Walk { definitions, report: Report::default(), typed: false };
+    let mut walk = Walk {
+        definitions,
+        report: Report::default(),
+        typed: false,
+    };
     if let Value::Object(map) = value {
         walk.custom_root(map, schema, "");
     }
@@ -36,7 +44,11 @@ fn short(name: &str) -> &str {
 }
 
 fn join(path: &str, field: &str) -> String {
-    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+    if path.is_empty() {
+        field.to_owned()
+    } else {
+        format!("{path}.{field}")
+    }
 }
 
 struct Walk<'a> {
@@ -48,8 +60,10 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// The root (and each embedded object) has apiVersion, kind and metadata whatever the schema says.
     fn custom_root(&mut self, map: &mut Map<String, Value>, schema: &Schema, path: &str) {
-        let saved: Vec<(String, Value)> =
-            ["apiVersion", "kind", "metadata"].iter().filter_map(|k| map.remove_entry(*k)).collect();
+        let saved: Vec<(String, Value)> = ["apiVersion", "kind", "metadata"]
+            .iter()
+            .filter_map(|k| map.remove_entry(*k))
+            .collect();
         self.fields(map, schema, path, "");
         map.extend(saved);
     }
@@ -77,7 +91,9 @@ impl Walk<'_> {
     fn fields(&mut self, map: &mut Map<String, Value>, schema: &Schema, path: &str, owner: &str) {
         let names: Vec<String> = map.keys().cloned().collect();
         for name in names {
-            let Some(value) = map.get_mut(&name) else { continue };
+            let Some(value) = map.get_mut(&name) else {
+                continue;
+            };
             let property = match (schema.properties.get(&name), &schema.additional) {
                 (Some(property), _) => Some(property),
                 (None, Additional::Schema(inner)) => Some(&**inner),
@@ -88,8 +104,7 @@ impl Walk<'_> {
                 // Go reads null as "not given".
                 Some(_) if self.typed && value.is_null() => drop(map.remove(&name)),
                 Some(property) => {
-                    let inner = if schema.properties.contains_key(&name) { join(path, &name) } else { join(path, &name) };
-                    self.value(value, property, &inner, owner);
+                    self.value(value, property, &join(path, &name), owner);
                 }
                 None if schema.preserve_unknown => {}
                 None => {
@@ -110,9 +125,15 @@ impl Walk<'_> {
         }
         let fits = match (schema.kind, &*value) {
             (Type::Any, _) => true,
-            (Type::Object, Value::Object(_)) | (Type::Array, Value::Array(_)) | (Type::Boolean, Value::Bool(_)) => true,
-            (Type::String, Value::String(text)) => return self.bad_string(text.clone(), schema, path),
-            (Type::Integer, Value::Number(n)) => n.is_i64() || n.is_u64() || n.as_f64().is_some_and(|f| f.fract() == 0.0),
+            (Type::Object, Value::Object(_))
+            | (Type::Array, Value::Array(_))
+            | (Type::Boolean, Value::Bool(_)) => true,
+            (Type::String, Value::String(text)) => {
+                return self.bad_string(text.clone(), schema, path);
+            }
+            (Type::Integer, Value::Number(n)) => {
+                n.is_i64() || n.is_u64() || n.as_f64().is_some_and(|f| f.fract() == 0.0)
+            }
             (Type::Number, Value::Number(_)) => true,
             _ => false,
         };
@@ -131,13 +152,19 @@ impl Walk<'_> {
     fn bad_string(&mut self, text: String, schema: &Schema, path: &str) -> bool {
         use base64::Engine;
         let error = match schema.format.as_str() {
-            "byte" if base64::engine::general_purpose::STANDARD.decode(&text).is_err() => {
+            "byte"
+                if base64::engine::general_purpose::STANDARD
+                    .decode(&text)
+                    .is_err() =>
+            {
                 let good = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
                 let at = text.find(|c| !good(c)).unwrap_or(text.len() & !3);
                 format!("illegal base64 data at input byte {at}")
             }
             "date-time" if text.parse::<jiff::Timestamp>().is_err() => {
-                format!("parsing time \"{text}\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"{text}\" as \"2006\"")
+                format!(
+                    "parsing time \"{text}\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"{text}\" as \"2006\""
+                )
             }
             _ => return false,
         };
@@ -154,7 +181,9 @@ impl Walk<'_> {
             other => super::type_name(other).to_owned(),
         };
         let path = strip_indices(path);
-        let text = format!("json: cannot unmarshal {got} into Go struct field {owner}.{path} of type {wanted}");
+        let text = format!(
+            "json: cannot unmarshal {got} into Go struct field {owner}.{path} of type {wanted}"
+        );
         self.report.mismatch.get_or_insert(text);
         true
     }
@@ -177,17 +206,30 @@ fn strip_indices(path: &str) -> String {
 
 fn go_type(schema: &Schema, definitions: &Definitions) -> String {
     match schema.kind {
-        Type::Integer => if schema.format == "int32" { "int32" } else { "int64" }.to_owned(),
+        Type::Integer => if schema.format == "int32" {
+            "int32"
+        } else {
+            "int64"
+        }
+        .to_owned(),
         Type::Number => "float64".to_owned(),
         Type::Boolean => "bool".to_owned(),
         Type::String | Type::Any => "string".to_owned(),
         Type::Array => {
-            let Some(item) = &schema.items else { return "[]interface {}".to_owned() };
+            let Some(item) = &schema.items else {
+                return "[]interface {}".to_owned();
+            };
             let inner = item.reference.as_deref().map(go_struct);
-            format!("[]{}", inner.unwrap_or_else(|| go_type(definitions.resolve(item), definitions)))
+            format!(
+                "[]{}",
+                inner.unwrap_or_else(|| go_type(definitions.resolve(item), definitions))
+            )
         }
         Type::Object => match &schema.additional {
-            Additional::Schema(inner) => format!("map[string]{}", go_type(definitions.resolve(inner), definitions)),
+            Additional::Schema(inner) => format!(
+                "map[string]{}",
+                go_type(definitions.resolve(inner), definitions)
+            ),
             _ => "struct".to_owned(),
         },
     }
@@ -230,14 +272,27 @@ mod tests {
             },
         });
         let report = structural(&mut value, &schema, &Definitions::default());
-        assert_eq!(report.unknown, ["extra", "spec.free.strict.dropped", "spec.gone", "spec.list[0].c", "spec.map.one.b", "spec.object.spec"]);
-        assert_eq!(value, json!({
-            "apiVersion": "g/v1", "kind": "K", "metadata": {"name": "x"},
-            "spec": {
-                "known": "k", "free": {"any": {"thing": 1}, "strict": {}}, "map": {"one": {"a": 1}}, "list": [{"a": 1}],
-                "object": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}},
-            },
-        }));
+        assert_eq!(
+            report.unknown,
+            [
+                "extra",
+                "spec.free.strict.dropped",
+                "spec.gone",
+                "spec.list[0].c",
+                "spec.map.one.b",
+                "spec.object.spec"
+            ]
+        );
+        assert_eq!(
+            value,
+            json!({
+                "apiVersion": "g/v1", "kind": "K", "metadata": {"name": "x"},
+                "spec": {
+                    "known": "k", "free": {"any": {"thing": 1}, "strict": {}}, "map": {"one": {"a": 1}}, "list": [{"a": 1}],
+                    "object": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}},
+                },
+            })
+        );
     }
 
     #[test]
@@ -251,13 +306,41 @@ mod tests {
             }},
         });
         let definitions = Definitions::compile(documents.as_object().unwrap());
-        let schema = Schema { reference: Some("io.k8s.api.apps.v1.Deployment".into()), ..Schema::default() };
+        let schema = Schema {
+            reference: Some("io.k8s.api.apps.v1.Deployment".into()),
+            ..Schema::default()
+        };
         let cases = [
-            (json!({"spec": {"replicas": "x"}}), Some("json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32")),
-            (json!({"spec": {"replicas": 1.5}}), Some("json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32")),
-            (json!({"spec": {"args": [1]}}), Some("json: cannot unmarshal number into Go struct field DeploymentSpec.spec.args of type string")),
-            (json!({"spec": {"labels": {"a": true}}}), Some("json: cannot unmarshal bool into Go struct field DeploymentSpec.spec.labels.a of type string")),
-            (json!({"spec": {"args": {}}}), Some("json: cannot unmarshal object into Go struct field DeploymentSpec.spec.args of type []string")),
+            (
+                json!({"spec": {"replicas": "x"}}),
+                Some(
+                    "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+                ),
+            ),
+            (
+                json!({"spec": {"replicas": 1.5}}),
+                Some(
+                    "json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32",
+                ),
+            ),
+            (
+                json!({"spec": {"args": [1]}}),
+                Some(
+                    "json: cannot unmarshal number into Go struct field DeploymentSpec.spec.args of type string",
+                ),
+            ),
+            (
+                json!({"spec": {"labels": {"a": true}}}),
+                Some(
+                    "json: cannot unmarshal bool into Go struct field DeploymentSpec.spec.labels.a of type string",
+                ),
+            ),
+            (
+                json!({"spec": {"args": {}}}),
+                Some(
+                    "json: cannot unmarshal object into Go struct field DeploymentSpec.spec.args of type []string",
+                ),
+            ),
             (json!({"spec": {"replicas": 2.0, "args": null}}), None),
         ];
         for (mut value, expected) in cases {

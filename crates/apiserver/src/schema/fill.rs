@@ -10,7 +10,9 @@ pub fn fill(value: &mut Value, schema: &Schema) {
         Value::Object(map) => {
             for (name, property) in &schema.properties {
                 if let Some(default) = &property.default {
-                    let absent = map.get(name).is_none_or(|v| v.is_null() && !property.nullable);
+                    let absent = map
+                        .get(name)
+                        .is_none_or(|v| v.is_null() && !property.nullable);
                     if absent {
                         map.insert(name.clone(), default.clone());
                     }
@@ -22,7 +24,11 @@ pub fn fill(value: &mut Value, schema: &Schema) {
             if let Additional::Schema(inner) = &schema.additional {
                 for (name, child) in map.iter_mut() {
                     if !schema.properties.contains_key(name) {
-                        if let Some(default) = inner.default.as_ref().filter(|_| child.is_null() && !inner.nullable) {
+                        if let Some(default) = inner
+                            .default
+                            .as_ref()
+                            .filter(|_| child.is_null() && !inner.nullable)
+                        {
                             *child = default.clone();
                         }
                         fill(child, inner);
@@ -60,8 +66,11 @@ mod tests {
         .unwrap();
         let mut value = json!({"list": [{}, {"p": "udp"}], "map": {"k": {}}, "n": null, "o": null});
         fill(&mut value, &schema);
-        assert_eq!(value, json!({
-            "a": {"b": 7}, "list": [{"p": "tcp"}, {"p": "udp"}], "map": {"k": {"q": true}}, "n": null, "o": "y",
-        }));
+        assert_eq!(
+            value,
+            json!({
+                "a": {"b": 7}, "list": [{"p": "tcp"}, {"p": "udp"}], "map": {"k": {"q": true}}, "n": null, "o": "y",
+            })
+        );
     }
 }

@@ -200,11 +200,22 @@ impl Definitions {
 
 /// Compiles a schema document; an unreadable `pattern` is an error naming it.
 pub fn compile(document: &Value) -> Result<Schema, String> {
-    let Some(fields) = document.as_object() else { return Ok(Schema { preserve_unknown: true, ..Schema::default() }) };
+    let Some(fields) = document.as_object() else {
+        return Ok(Schema {
+            preserve_unknown: true,
+            ..Schema::default()
+        });
+    };
     let text = |key: &str| fields.get(key).and_then(Value::as_str).unwrap_or_default();
     let flag = |key: &str| fields.get(key).and_then(Value::as_bool).unwrap_or(false);
     let many = |key: &str| -> Result<Vec<Schema>, String> {
-        fields.get(key).and_then(Value::as_array).into_iter().flatten().map(compile).collect()
+        fields
+            .get(key)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .map(compile)
+            .collect()
     };
     let mut schema = Schema {
         kind: Type::parse(text("type")),
@@ -214,7 +225,11 @@ pub fn compile(document: &Value) -> Result<Schema, String> {
         preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
         embedded: flag("x-kubernetes-embedded-resource"),
         default: fields.get("default").filter(|d| !d.is_null()).cloned(),
-        enumeration: fields.get("enum").and_then(Value::as_array).cloned().unwrap_or_default(),
+        enumeration: fields
+            .get("enum")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default(),
         required: strings(fields.get("required")),
         limits: limits(fields)?,
         all_of: many("allOf")?,
@@ -227,7 +242,12 @@ pub fn compile(document: &Value) -> Result<Schema, String> {
     if !reference.is_empty() {
         schema.reference = Some(Arc::from(reference));
     }
-    for (name, property) in fields.get("properties").and_then(Value::as_object).into_iter().flatten() {
+    for (name, property) in fields
+        .get("properties")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
         schema.properties.insert(name.clone(), compile(property)?);
     }
     schema.additional = match fields.get("additionalProperties") {
@@ -245,16 +265,30 @@ pub fn compile(document: &Value) -> Result<Schema, String> {
 }
 
 fn strings(value: Option<&Value>) -> Vec<String> {
-    value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    value
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn limits(fields: &serde_json::Map<String, Value>) -> Result<Limits, String> {
     let number = |key: &str| fields.get(key).and_then(Value::as_f64);
-    let count = |key: &str| fields.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+    let count = |key: &str| {
+        fields
+            .get(key)
+            .and_then(Value::as_u64)
+            .and_then(|n| usize::try_from(n).ok())
+    };
     let flag = |key: &str| fields.get(key).and_then(Value::as_bool).unwrap_or(false);
     let pattern = match fields.get("pattern").and_then(Value::as_str) {
         None => None,
-        Some(text) => Some((text.to_owned(), Regex::new(text).map_err(|e| format!("pattern {text:?}: {e}"))?)),
+        Some(text) => Some((
+            text.to_owned(),
+            Regex::new(text).map_err(|e| format!("pattern {text:?}: {e}"))?,
+        )),
     };
     Ok(Limits {
         minimum: number("minimum").map(|n| (n, flag("exclusiveMinimum"))),
@@ -282,13 +316,22 @@ fn list_kind(fields: &serde_json::Map<String, Value>) -> ListKind {
 // === built-in types ===
 
 /// Types that hold any JSON although their published schema says `object`.
-const FREE_FORM: [&str; 6] =
-    ["JSON", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray", "RawExtension", "FieldsV1"];
+const FREE_FORM: [&str; 6] = [
+    "JSON",
+    "JSONSchemaPropsOrArray",
+    "JSONSchemaPropsOrBool",
+    "JSONSchemaPropsOrStringArray",
+    "RawExtension",
+    "FieldsV1",
+];
 
 fn compile_builtin(name: &str, document: &Value) -> Schema {
     let short = name.rsplit('.').next().unwrap_or_default();
     if FREE_FORM.contains(&short) {
-        return Schema { preserve_unknown: true, ..Schema::default() };
+        return Schema {
+            preserve_unknown: true,
+            ..Schema::default()
+        };
     }
     // The published patterns of built-in types compile; a type that did not would accept anything.
     let mut schema = compile(document).unwrap_or_default();
@@ -304,7 +347,8 @@ fn soften(schema: &mut Schema) {
     schema.all_of.clear();
     schema.required.clear();
     let is_leaf_object = schema.kind == Type::Object && schema.properties.is_empty();
-    if is_leaf_object && matches!(schema.additional, Additional::None) && schema.reference.is_none() {
+    if is_leaf_object && matches!(schema.additional, Additional::None) && schema.reference.is_none()
+    {
         schema.preserve_unknown = true;
     }
     for (field, property) in &mut schema.properties {
@@ -328,7 +372,11 @@ fn soften(schema: &mut Schema) {
 /// (the published schemas that we compile from do not carry it).
 fn merge_key(element: &str, field: &str) -> Option<&'static str> {
     Some(match (element, field) {
-        ("Container" | "EphemeralContainer" | "Volume" | "EnvVar" | "PodSchedulingGate" | "PodResourceClaim", _) => "name",
+        (
+            "Container" | "EphemeralContainer" | "Volume" | "EnvVar" | "PodSchedulingGate"
+            | "PodResourceClaim",
+            _,
+        ) => "name",
         ("MutatingWebhook" | "ValidatingWebhook" | "Validation" | "MatchCondition", _) => "name",
         ("LocalObjectReference", "imagePullSecrets") | ("ObjectReference", "secrets") => "name",
         ("VolumeMount", "volumeMounts") => "mountPath",
@@ -351,7 +399,10 @@ mod tests {
 
     #[test]
     fn an_unreadable_pattern_is_an_error_that_quotes_it() {
-        let error = compile(&json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}})).unwrap_err();
+        let error = compile(
+            &json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}),
+        )
+        .unwrap_err();
         assert!(error.contains("pattern \"(\""), "{error}");
     }
 

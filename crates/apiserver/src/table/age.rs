@@ -16,7 +16,11 @@ pub fn human(seconds: i64) -> String {
     const YEAR: i64 = 365 * DAY;
     let two = |large: i64, name: &str, small: i64, small_name: &str| {
         let (whole, rest) = (seconds / large, seconds % large / small);
-        if rest == 0 { format!("{whole}{name}") } else { format!("{whole}{name}{rest}{small_name}") }
+        if rest == 0 {
+            format!("{whole}{name}")
+        } else {
+            format!("{whole}{name}{rest}{small_name}")
+        }
     };
     match seconds {
         s if s < -1 => "<invalid>".to_owned(),
@@ -40,8 +44,20 @@ mod tests {
     #[test]
     fn ages_are_short_and_of_two_units_when_young() {
         let cases = [
-            (0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (600, "10m"), (10_799, "179m"), (10_800, "3h"), (11_000, "3h3m"),
-            (172_799, "47h"), (172_800, "2d"), (180_000, "2d2h"), (86_400 * 30, "30d"), (86_400 * 800, "2y70d"), (-5, "<invalid>"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (600, "10m"),
+            (10_799, "179m"),
+            (10_800, "3h"),
+            (11_000, "3h3m"),
+            (172_799, "47h"),
+            (172_800, "2d"),
+            (180_000, "2d2h"),
+            (86_400 * 30, "30d"),
+            (86_400 * 800, "2y70d"),
+            (-5, "<invalid>"),
         ];
         for (seconds, text) in cases {
             assert_eq!(human(seconds), text);

@@ -5,8 +5,12 @@ use serde_json::Value;
 /// What a path finds, in document order; a path that cannot be read finds nothing.
 pub fn find<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
     let path = path.trim().trim_start_matches('{').trim_end_matches('}');
-    let Some(steps) = parse(path.strip_prefix('$').unwrap_or(path)) else { return Vec::new() };
-    steps.iter().fold(vec![value], |found, step| found.into_iter().flat_map(|v| advance(v, step)).collect())
+    let Some(steps) = parse(path.strip_prefix('$').unwrap_or(path)) else {
+        return Vec::new();
+    };
+    steps.iter().fold(vec![value], |found, step| {
+        found.into_iter().flat_map(|v| advance(v, step)).collect()
+    })
 }
 
 enum Step {
@@ -84,21 +88,32 @@ fn bracket(text: &str) -> Option<Step> {
         let (path, wanted) = filter.split_once("==")?;
         let path = path.trim().strip_prefix('@')?;
         let wanted = wanted.trim();
-        return Some(Step::Equal(parse(path)?, unquote(wanted).unwrap_or(wanted).to_owned()));
+        return Some(Step::Equal(
+            parse(path)?,
+            unquote(wanted).unwrap_or(wanted).to_owned(),
+        ));
     }
     text.parse().ok().map(Step::Index)
 }
 
 fn unquote(text: &str) -> Option<&str> {
-    ['"', '\''].iter().find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q))
+    ['"', '\'']
+        .iter()
+        .find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q))
 }
 
 fn advance<'a>(value: &'a Value, step: &Step) -> Vec<&'a Value> {
     match step {
         Step::Field(name) => value.get(name).into_iter().collect(),
         Step::Index(index) => {
-            let Some(items) = value.as_array() else { return Vec::new() };
-            let at = if *index < 0 { items.len().checked_sub(index.unsigned_abs() as usize) } else { usize::try_from(*index).ok() };
+            let Some(items) = value.as_array() else {
+                return Vec::new();
+            };
+            let at = if *index < 0 {
+                items.len().checked_sub(index.unsigned_abs() as usize)
+            } else {
+                usize::try_from(*index).ok()
+            };
             at.and_then(|i| items.get(i)).into_iter().collect()
         }
         Step::All => match value {
@@ -111,8 +126,12 @@ fn advance<'a>(value: &'a Value, step: &Step) -> Vec<&'a Value> {
             .into_iter()
             .flatten()
             .filter(|item| {
-                let found = path.iter().fold(vec![*item], |found, step| found.into_iter().flat_map(|v| advance(v, step)).collect());
-                found.first().is_some_and(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned) == *wanted)
+                let found = path.iter().fold(vec![*item], |found, step| {
+                    found.into_iter().flat_map(|v| advance(v, step)).collect()
+                });
+                found.first().is_some_and(|v| {
+                    v.as_str().map_or_else(|| v.to_string(), str::to_owned) == *wanted
+                })
             })
             .collect(),
     }
@@ -139,7 +158,11 @@ mod tests {
             (".a[", vec![]),
         ];
         for (path, expected) in cases {
-            assert_eq!(find(&value, path), expected.iter().collect::<Vec<_>>(), "{path}");
+            assert_eq!(
+                find(&value, path),
+                expected.iter().collect::<Vec<_>>(),
+                "{path}"
+            );
         }
     }
 }

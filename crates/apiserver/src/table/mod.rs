@@ -27,17 +27,32 @@ pub struct Column {
 /// A column that is always shown.
 fn column(name: &str, kind: &str) -> Column {
     let format = if name == "Name" { "name" } else { "" };
-    Column { name: name.to_owned(), kind: kind.to_owned(), format, description: String::new(), priority: 0 }
+    Column {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        format,
+        description: String::new(),
+        priority: 0,
+    }
 }
 
 /// A column of `-o wide`.
 fn wide(name: &str) -> Column {
-    Column { priority: 1, ..column(name, "string") }
+    Column {
+        priority: 1,
+        ..column(name, "string")
+    }
 }
 
 /// Columns from a list of names; those after `*` are wide.
 fn named(names: &[&str]) -> Vec<Column> {
-    names.iter().map(|n| n.strip_prefix('*').map_or_else(|| column(n, "string"), wide)).collect()
+    names
+        .iter()
+        .map(|n| {
+            n.strip_prefix('*')
+                .map_or_else(|| column(n, "string"), wide)
+        })
+        .collect()
 }
 
 /// Makes tables of a kind.
@@ -81,33 +96,123 @@ fn columns(kind: &Kind) -> Vec<Column> {
         return custom_columns(&custom.columns);
     }
     let names: &[&str] = match (kind.group.as_str(), kind.plural.as_str()) {
-        ("", "pods") => &["Name", "Ready", "Status", "Restarts", "Age", "*IP", "*Node", "*Nominated Node", "*Readiness Gates"],
-        ("", "services") => &["Name", "Type", "Cluster-IP", "External-IP", "Port(s)", "Age", "*Selector"],
+        ("", "pods") => &[
+            "Name",
+            "Ready",
+            "Status",
+            "Restarts",
+            "Age",
+            "*IP",
+            "*Node",
+            "*Nominated Node",
+            "*Readiness Gates",
+        ],
+        ("", "services") => &[
+            "Name",
+            "Type",
+            "Cluster-IP",
+            "External-IP",
+            "Port(s)",
+            "Age",
+            "*Selector",
+        ],
         ("", "endpoints") => &["Name", "Endpoints", "Age"],
         ("", "namespaces") => &["Name", "Status", "Age"],
-        ("", "nodes") => {
-            &["Name", "Status", "Roles", "Age", "Version", "*Internal-IP", "*External-IP", "*OS-Image", "*Kernel-Version", "*Container-Runtime"]
-        }
+        ("", "nodes") => &[
+            "Name",
+            "Status",
+            "Roles",
+            "Age",
+            "Version",
+            "*Internal-IP",
+            "*External-IP",
+            "*OS-Image",
+            "*Kernel-Version",
+            "*Container-Runtime",
+        ],
         ("", "configmaps") => &["Name", "Data", "Age"],
         ("", "secrets") => &["Name", "Type", "Data", "Age"],
         ("", "serviceaccounts") => &["Name", "Secrets", "Age"],
-        (_, "events") => {
-            &["Last Seen", "Type", "Reason", "Object", "*Subobject", "*Source", "Message", "*First Seen", "*Count", "*Name"]
-        }
-        ("apps", "deployments") => &["Name", "Ready", "Up-to-date", "Available", "Age", "*Containers", "*Images", "*Selector"],
-        ("apps", "replicasets") => &["Name", "Desired", "Current", "Ready", "Age", "*Containers", "*Images", "*Selector"],
+        (_, "events") => &[
+            "Last Seen",
+            "Type",
+            "Reason",
+            "Object",
+            "*Subobject",
+            "*Source",
+            "Message",
+            "*First Seen",
+            "*Count",
+            "*Name",
+        ],
+        ("apps", "deployments") => &[
+            "Name",
+            "Ready",
+            "Up-to-date",
+            "Available",
+            "Age",
+            "*Containers",
+            "*Images",
+            "*Selector",
+        ],
+        ("apps", "replicasets") => &[
+            "Name",
+            "Desired",
+            "Current",
+            "Ready",
+            "Age",
+            "*Containers",
+            "*Images",
+            "*Selector",
+        ],
         ("apps", "statefulsets") => &["Name", "Ready", "Age", "*Containers", "*Images"],
-        ("apps", "daemonsets") => {
-            &["Name", "Desired", "Current", "Ready", "Up-to-date", "Available", "Node Selector", "Age", "*Containers", "*Images", "*Selector"]
-        }
-        ("batch", "jobs") => &["Name", "Status", "Completions", "Duration", "Age", "*Containers", "*Images", "*Selector"],
+        ("apps", "daemonsets") => &[
+            "Name",
+            "Desired",
+            "Current",
+            "Ready",
+            "Up-to-date",
+            "Available",
+            "Node Selector",
+            "Age",
+            "*Containers",
+            "*Images",
+            "*Selector",
+        ],
+        ("batch", "jobs") => &[
+            "Name",
+            "Status",
+            "Completions",
+            "Duration",
+            "Age",
+            "*Containers",
+            "*Images",
+            "*Selector",
+        ],
         ("discovery.k8s.io", _) => &["Name", "AddressType", "Ports", "Endpoints", "Age"],
         ("coordination.k8s.io", _) => &["Name", "Holder", "Age"],
-        ("rbac.authorization.k8s.io", "roles" | "clusterroles") | ("apiextensions.k8s.io", _) => &["Name", "Created At"],
-        ("rbac.authorization.k8s.io", _) => &["Name", "Role", "Age", "*Users", "*Groups", "*ServiceAccounts"],
-        ("networking.k8s.io", "ingresses") => &["Name", "Class", "Hosts", "Address", "Ports", "Age"],
+        ("rbac.authorization.k8s.io", "roles" | "clusterroles") | ("apiextensions.k8s.io", _) => {
+            &["Name", "Created At"]
+        }
+        ("rbac.authorization.k8s.io", _) => &[
+            "Name",
+            "Role",
+            "Age",
+            "*Users",
+            "*Groups",
+            "*ServiceAccounts",
+        ],
+        ("networking.k8s.io", "ingresses") => {
+            &["Name", "Class", "Hosts", "Address", "Ports", "Age"]
+        }
         ("networking.k8s.io", "networkpolicies") => &["Name", "Pod-Selector", "Age"],
-        ("policy", _) => &["Name", "Min Available", "Max Unavailable", "Allowed Disruptions", "Age"],
+        ("policy", _) => &[
+            "Name",
+            "Min Available",
+            "Max Unavailable",
+            "Allowed Disruptions",
+            "Age",
+        ],
         ("admissionregistration.k8s.io", _) => &["Name", "Webhooks", "Age"],
         _ => &["Name", "Age"],
     };
@@ -139,13 +244,20 @@ fn age(object: &Value) -> Value {
 }
 
 fn or_none(text: String) -> Value {
-    json!(if text.is_empty() { "<none>".to_owned() } else { text })
+    json!(if text.is_empty() {
+        "<none>".to_owned()
+    } else {
+        text
+    })
 }
 
 /// Labels as `a=b,c=d`.
 fn labels(value: &Value) -> String {
     let pairs = value.as_object().into_iter().flatten();
-    pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
+    pairs
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 // === custom kinds ===
@@ -177,12 +289,17 @@ fn custom_cells(definitions: &[Value], object: &Value) -> Vec<Value> {
 }
 
 fn custom_cell(kind: &str, found: &[&Value]) -> Value {
-    let Some(first) = found.first().filter(|v| !v.is_null()) else { return Value::Null };
+    let Some(first) = found.first().filter(|v| !v.is_null()) else {
+        return Value::Null;
+    };
     match kind {
         "date" => json!(since(first.as_str().unwrap_or_default())),
         "integer" | "number" | "boolean" if !first.is_string() => (*first).clone(),
         _ => {
-            let texts: Vec<String> = found.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+            let texts: Vec<String> = found
+                .iter()
+                .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+                .collect();
             json!(texts.join(" "))
         }
     }
@@ -197,7 +314,12 @@ mod tests {
     fn every_kind_has_as_many_cells_as_columns() {
         for kind in &builtin().kinds {
             let object = json!({"metadata": {"name": "x"}});
-            assert_eq!(columns(kind).len(), cells(kind, &object).len(), "{}", kind.kind);
+            assert_eq!(
+                columns(kind).len(),
+                cells(kind, &object).len(),
+                "{}",
+                kind.kind
+            );
         }
     }
 
@@ -208,7 +330,10 @@ mod tests {
             json!({"name": "Size", "type": "integer", "jsonPath": ".spec.size", "priority": 1}),
         ];
         let object = json!({"metadata": {"name": "w"}, "spec": {"size": 3}, "status": {"conditions": [{"type": "Other", "status": "x"}, {"type": "Ready", "status": "True"}]}});
-        assert_eq!(custom_cells(&definitions, &object), [json!("w"), json!("True"), json!(3)]);
+        assert_eq!(
+            custom_cells(&definitions, &object),
+            [json!("w"), json!("True"), json!(3)]
+        );
         assert_eq!(custom_columns(&definitions)[2].priority, 1);
     }
 }

@@ -58,12 +58,14 @@ pub fn cells(plural: &str, object: &Value) -> Vec<Value> {
 }
 
 fn job(object: &Value, containers: Value, images: Value, selector: Value) -> Vec<Value> {
-    let met = |kind: &str| items(object, "/status/conditions").any(|c| c["type"] == kind && c["status"] == "True");
+    let met = |kind: &str| {
+        items(object, "/status/conditions").any(|c| c["type"] == kind && c["status"] == "True")
+    };
     let status = if met("Complete") {
         "Complete"
     } else if met("Failed") {
         "Failed"
-    } else if text(object, "/metadata/deletionTimestamp") != "" {
+    } else if crate::object::is_terminating(object) {
         "Terminating"
     } else if met("Suspended") {
         "Suspended"
@@ -97,7 +99,9 @@ fn job(object: &Value, containers: Value, images: Value, selector: Value) -> Vec
 
 fn containers(object: &Value) -> (Value, Value) {
     let of = |field: &str| {
-        let list: Vec<&str> = items(object, "/spec/template/spec/containers").map(|c| text(c, field)).collect();
+        let list: Vec<&str> = items(object, "/spec/template/spec/containers")
+            .map(|c| text(c, field))
+            .collect();
         json!(list.join(","))
     };
     (of("/name"), of("/image"))
@@ -105,10 +109,15 @@ fn containers(object: &Value) -> (Value, Value) {
 
 /// A LabelSelector in one line.
 pub fn selector(value: &Value) -> String {
-    let mut parts: Vec<String> = Some(labels(&value["matchLabels"])).filter(|l| !l.is_empty()).into_iter().collect();
+    let mut parts: Vec<String> = Some(labels(&value["matchLabels"]))
+        .filter(|l| !l.is_empty())
+        .into_iter()
+        .collect();
     for expression in items(value, "/matchExpressions") {
         let key = text(expression, "/key");
-        let values: Vec<&str> = items(expression, "/values").filter_map(Value::as_str).collect();
+        let values: Vec<&str> = items(expression, "/values")
+            .filter_map(Value::as_str)
+            .collect();
         parts.push(match text(expression, "/operator") {
             "In" => format!("{key} in ({})", values.join(",")),
             "NotIn" => format!("{key} notin ({})", values.join(",")),
@@ -131,6 +140,9 @@ mod tests {
         });
         let cells = cells("deployments", &object);
         assert_eq!(cells[1], "1/2");
-        assert_eq!((&cells[5], &cells[6], &cells[7]), (&json!("a,b"), &json!("x,y"), &json!("app=d")));
+        assert_eq!(
+            (&cells[5], &cells[6], &cells[7]),
+            (&json!("a,b"), &json!("x,y"), &json!("app=d"))
+        );
     }
 }
