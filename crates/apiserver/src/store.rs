@@ -4,6 +4,8 @@
 //! (optimistic concurrency), commits them together with the new revision in one transaction, and only then lets readers,
 //! watchers and the callers see them. So what was answered is on disk, and a `kill -9` loses nothing that was answered.
 
+mod key;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
+pub use self::key::Key;
 use crate::StartError;
 
 const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
@@ -24,42 +27,6 @@ const RING: usize = 2048;
 const QUEUE: usize = 1024;
 /// Changes in one transaction.
 const BATCH: usize = 128;
-
-/// Where an object is: resource (`apps/deployments`, `pods`), namespace (empty for cluster scope), name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// Group and plural.
-    pub resource: Arc<str>,
-    /// Namespace or empty.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-impl Key {
-    /// From its parts.
-    pub fn new(resource: &Arc<str>, namespace: &str, name: &str) -> Self {
-        Self {
-            resource: resource.clone(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
-    }
-
-    // NUL occurs in no name, so that no two keys have one encoding.
-    fn encode(&self) -> String {
-        format!("{}\0{}\0{}", self.resource, self.namespace, self.name)
-    }
-
-    fn decode(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(3, '\0');
-        Some(Self {
-            resource: Arc::from(parts.next()?),
-            namespace: parts.next()?.to_owned(),
-            name: parts.next()?.to_owned(),
-        })
-    }
-}
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -510,106 +477,4 @@ fn accept(job: Job, previous: Option<Arc<Value>>, revision: u64) -> (Event, Repl
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn key(name: &str) -> Key {
-        Key::new(&Arc::from("configmaps"), "ns", name)
-    }
-
-    fn object(name: &str, data: &str) -> Value {
-        json!({"metadata": {"name": name, "namespace": "ns"}, "data": {"k": data}})
-    }
-
-    #[tokio::test]
-    async fn objects_and_revision_are_there_after_reopening() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s.redb");
-        let store = Store::open(&path).unwrap();
-        store
-            .put(key("a"), Expect::Absent, object("a", "1"))
-            .await
-            .unwrap();
-        let b = store
-            .put(key("b"), Expect::Absent, object("b", "1"))
-            .await
-            .unwrap();
-        let revision = revision_of(&b);
-        store
-            .delete(key("a"), revision_of(&store.get(&key("a")).unwrap().0))
-            .await
-            .unwrap();
-        store.close();
-        drop(store);
-        let store = Store::open(&path).unwrap();
-        assert_eq!(store.revision(), revision + 1);
-        assert!(store.get(&key("a")).is_none());
-        assert_eq!(*store.get(&key("b")).unwrap().0, *b);
-        // The rings are empty now: what happened before cannot be replayed.
-        assert_eq!(
-            store.events(&Arc::from("configmaps"), revision),
-            Err(revision + 1).map(|(): ()| (Vec::new(), 0))
-        );
-    }
-
-    impl PartialEq for Event {
-        fn eq(&self, other: &Self) -> bool {
-            self.revision == other.revision
-        }
-    }
-
-    #[tokio::test]
-    async fn a_writer_with_an_old_revision_loses() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("s.redb")).unwrap();
-        let first = store
-            .put(key("a"), Expect::Absent, object("a", "1"))
-            .await
-            .unwrap();
-        assert_eq!(
-            store.put(key("a"), Expect::Absent, object("a", "2")).await,
-            Err(WriteError::Exists)
-        );
-        let revision = revision_of(&first);
-        store
-            .put(key("a"), Expect::Revision(revision), object("a", "2"))
-            .await
-            .unwrap();
-        assert_eq!(
-            store
-                .put(key("a"), Expect::Revision(revision), object("a", "3"))
-                .await,
-            Err(WriteError::Modified)
-        );
-        assert_eq!(store.delete(key("z"), 1).await, Err(WriteError::Gone));
-    }
-
-    #[tokio::test]
-    async fn events_come_in_order_and_old_ones_are_refused_when_the_ring_has_dropped_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(&dir.path().join("s.redb")).unwrap());
-        let resource: Arc<str> = Arc::from("configmaps");
-        let start = store.revision();
-        let writes = (0..RING + 1).map(|i| {
-            let store = store.clone();
-            async move {
-                store
-                    .put(key(&format!("n{i}")), Expect::Absent, object("n", "1"))
-                    .await
-                    .is_ok()
-            }
-        });
-        let mut done = 0;
-        let mut stream = futures::StreamExt::buffer_unordered(futures::stream::iter(writes), 500);
-        while let Some(ok) = futures::StreamExt::next(&mut stream).await {
-            done += usize::from(ok);
-        }
-        assert_eq!(done, RING + 1);
-        assert!(store.events(&resource, start).is_err());
-        let (events, position) = store.events(&resource, start + 1).unwrap();
-        assert_eq!(events.len(), RING);
-        assert!(events.windows(2).all(|w| w[0].revision < w[1].revision));
-        assert_eq!(position, store.revision());
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! From a route to an answer: picks the kind and the verb.
 
+mod bind;
 mod body;
 pub mod crds;
 mod delete;
@@ -169,7 +170,7 @@ async fn subresource(target: Target, call: Call) -> Outcome<Answer> {
             update::put(&target, &call).await
         }
         ("status" | "ephemeralcontainers", Method::PATCH) => update::patch(&target, &call).await,
-        ("binding", Method::POST) => update::bind(&target, &call).await,
+        ("binding", Method::POST) => bind::bind(&target, &call).await,
         ("eviction", Method::POST) => delete::evict(&target, &call).await,
         ("token", Method::POST) => reviews::token_request(&target, &call),
         ("log", Method::GET) => exec::logs(&target, &call).await,
