@@ -50,7 +50,7 @@ pub struct ControllerArgs {
     /// Common flags
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Name of the ValidatingWebhookConfiguration [default: osm-validator-mesh-<mesh>]
+    /// Name of the ValidatingWebhookConfiguration [default: osm-validator-mesh-MESH]
     #[arg(long)]
     pub validator_webhook_config: Option<String>,
     /// Refuse TrafficTargets outside their destination's namespace
@@ -73,7 +73,7 @@ pub struct InjectorArgs {
     /// Common flags
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Name of the MutatingWebhookConfiguration [default: osm-webhook-<mesh>]
+    /// Name of the MutatingWebhookConfiguration [default: osm-webhook-MESH]
     #[arg(long)]
     pub webhook_config_name: Option<String>,
     /// Seconds the API server waits for the webhook

@@ -50,7 +50,13 @@ pub async fn two_services(story: &mut Story, stage: &Stage) -> Result<()> {
 
     story.chapter("6b. The wire between the pods: TLS, and no word of the request");
     let hidden = r#"packets with "open-sesame" in clear text: 0"#;
-    watch(story, stage, "eth0", Promise::SaysBoth("first bytes: 1", hidden)).await;
+    watch(
+        story,
+        stage,
+        "eth0",
+        Promise::SaysBoth("first bytes: 1", hidden),
+    )
+    .await;
     story.note(
         "The same watch between the sidecar and its application, inside the pod, does see it:",
     );

@@ -176,7 +176,9 @@ impl Promise {
     fn kept(self, output: &Output) -> bool {
         match self {
             Self::Says(text) => output.succeeded() && output.both().contains(text),
-            Self::SaysBoth(one, other) => Self::Says(one).kept(output) && Self::Says(other).kept(output),
+            Self::SaysBoth(one, other) => {
+                Self::Says(one).kept(output) && Self::Says(other).kept(output)
+            }
             Self::Exit(code) => output.exit() == Some(code),
             Self::Answer(status) => {
                 let line = output.stdout.lines().next().unwrap_or_default();
