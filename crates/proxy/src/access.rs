@@ -87,13 +87,21 @@ impl AccessLog {
     /// A log on standard output.
     pub fn stdout(stats: Arc<Stats>) -> std::io::Result<AccessLog> {
         let (sender, receiver) = sync_channel(QUEUE);
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write(&receiver))?;
-        Ok(AccessLog { sender: Some(sender), stats })
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write(&receiver))?;
+        Ok(AccessLog {
+            sender: Some(sender),
+            stats,
+        })
     }
 
     /// A log that goes nowhere.
     pub fn off(stats: Arc<Stats>) -> AccessLog {
-        AccessLog { sender: None, stats }
+        AccessLog {
+            sender: None,
+            stats,
+        }
     }
 
     /// Whether lines are wanted.
@@ -140,7 +148,9 @@ pub fn field(value: &[u8]) -> String {
 
 /// A time of the log.
 pub fn timestamp(at: SystemTime) -> String {
-    OffsetDateTime::from(at).format(&Rfc3339).unwrap_or_default()
+    OffsetDateTime::from(at)
+        .format(&Rfc3339)
+        .unwrap_or_default()
 }
 
 /// Milliseconds, as Envoy logs durations.

@@ -23,6 +23,7 @@ use xds::client::{Kind, Machine};
 use crate::config::Resource;
 use crate::listeners::Listeners;
 use crate::route::without_port;
+use crate::run::SetLevel;
 use crate::settings::Settings;
 use crate::stats;
 use crate::tls::names;
@@ -47,17 +48,21 @@ pub struct Admin {
     /// Turned true to stop the proxy.
     pub quit: watch::Sender<bool>,
     /// Changes the log level.
-    pub log: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub log: SetLevel,
 }
 
 /// Serves for as long as the runtime lives.
 pub async fn serve(admin: Admin) -> anyhow::Result<()> {
     let address = admin.settings.admin;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("admin address {address}"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("admin address {address}"))?;
     let places = Arc::new(Semaphore::new(AT_ONCE));
     tokio::spawn(async move {
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
@@ -86,13 +91,22 @@ impl Admin {
         let query = request.uri().query().unwrap_or_default();
         // Scrapers come through the Prometheus listener under any name; everything else only under a loopback name,
         // so that no web page can ask for it through a name of its own.
-        if !matches!(path, "/ready" | "/stats/prometheus") && !is_local(request.headers().get(HOST)) {
-            return text(StatusCode::FORBIDDEN, "the Host must be an IP address or localhost\n");
+        if !matches!(path, "/ready" | "/stats/prometheus") && !is_local(request.headers().get(HOST))
+        {
+            return text(
+                StatusCode::FORBIDDEN,
+                "the Host must be an IP address or localhost\n",
+            );
         }
         let is_change = matches!(path, "/quitquitquit" | "/logging");
         match (is_change, request.method()) {
             (true, &Method::POST) | (false, &Method::GET | &Method::HEAD) => {}
-            _ => return text(StatusCode::METHOD_NOT_ALLOWED, "Invalid request: POST changes, GET shows\n"),
+            _ => {
+                return text(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "Invalid request: POST changes, GET shows\n",
+                );
+            }
         }
         match path {
             "/" | "/help" => text(StatusCode::OK, HELP),
@@ -109,7 +123,10 @@ impl Admin {
                 text(StatusCode::OK, "OK\n")
             }
             "/logging" => self.logging(query),
-            _ => text(StatusCode::NOT_FOUND, "invalid path. admin commands are:\n/help\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "invalid path. admin commands are:\n/help\n",
+            ),
         }
     }
 
@@ -128,7 +145,10 @@ impl Admin {
 
     fn samples(&self) -> Vec<stats::Sample> {
         let snapshot = self.shared.snapshot.load();
-        let clusters = snapshot.clusters.iter().map(|(name, cluster)| (&**name, &*cluster.stats));
+        let clusters = snapshot
+            .clusters
+            .iter()
+            .map(|(name, cluster)| (&**name, &*cluster.stats));
         self.shared.stats.samples(clusters)
     }
 
@@ -163,11 +183,23 @@ impl Admin {
             let _ = writeln!(out, "{name}::observability_name::{name}");
             for endpoint in &cluster.endpoints.load().all {
                 let address = endpoint.config.address;
-                let health = if endpoint.config.healthy { "healthy" } else { "/failed_eds_health" };
-                let _ = writeln!(out, "{name}::{address}::rq_active::{}", endpoint.active.load(Ordering::Relaxed));
+                let health = if endpoint.config.healthy {
+                    "healthy"
+                } else {
+                    "/failed_eds_health"
+                };
+                let _ = writeln!(
+                    out,
+                    "{name}::{address}::rq_active::{}",
+                    endpoint.active.load(Ordering::Relaxed)
+                );
                 let _ = writeln!(out, "{name}::{address}::health_flags::{health}");
                 let _ = writeln!(out, "{name}::{address}::weight::{}", endpoint.config.weight);
-                let _ = writeln!(out, "{name}::{address}::priority::{}", endpoint.config.priority);
+                let _ = writeln!(
+                    out,
+                    "{name}::{address}::priority::{}",
+                    endpoint.config.priority
+                );
             }
         }
         out
@@ -175,7 +207,13 @@ impl Admin {
 
     fn listeners(&self) -> String {
         let bound = self.listeners.lock().bound();
-        bound.iter().flat_map(|(name, list)| list.iter().map(move |address| format!("{name}::{address}\n"))).collect()
+        bound
+            .iter()
+            .flat_map(|(name, list)| {
+                list.iter()
+                    .map(move |address| format!("{name}::{address}\n"))
+            })
+            .collect()
     }
 
     fn certs(&self) -> Json {
@@ -213,14 +251,19 @@ impl Admin {
                 .warming(kind)
                 .into_iter()
                 .map(|(name, missing)| {
-                    let missing: Vec<String> =
-                        missing.iter().map(|reference| format!("{}:{}", reference.kind.short(), reference.name)).collect();
+                    let missing: Vec<String> = missing
+                        .iter()
+                        .map(|reference| format!("{}:{}", reference.kind.short(), reference.name))
+                        .collect();
                     json!({ "name": &*name, "waits_for": missing })
                 })
                 .collect();
             let status = machine.status(kind);
-            let errors: Vec<Json> =
-                status.errors.iter().map(|(name, error)| json!({ "name": name, "error": error.to_string() })).collect();
+            let errors: Vec<Json> = status
+                .errors
+                .iter()
+                .map(|(name, error)| json!({ "name": name, "error": error.to_string() }))
+                .collect();
             configs.insert(
                 kind.short().to_owned(),
                 json!({ "type_url": kind.type_url(), "active": active, "warming": warming, "last_rejected": errors }),
@@ -245,8 +288,13 @@ impl Admin {
     }
 
     fn logging(&self, query: &str) -> Response<Full<Bytes>> {
-        let level = query.split('&').find_map(|part| part.strip_prefix("level="));
-        match level.ok_or_else(|| "level= is needed".to_owned()).and_then(|level| (self.log)(level)) {
+        let level = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("level="));
+        match level
+            .ok_or_else(|| "level= is needed".to_owned())
+            .and_then(|level| (self.log)(level))
+        {
             Ok(()) => text(StatusCode::OK, "OK\n"),
             Err(reason) => text(StatusCode::BAD_REQUEST, &format!("{reason}\n")),
         }
@@ -286,6 +334,8 @@ fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
 fn answer_json(value: &Json) -> Response<Full<Bytes>> {
     let body = serde_json::to_vec_pretty(value).unwrap_or_default();
     let mut response = Response::new(Full::new(Bytes::from(body)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

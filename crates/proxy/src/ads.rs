@@ -66,7 +66,9 @@ impl Ads {
             }
             let wait = backoff(failures, roll());
             failures = failures.saturating_add(1);
-            let error = ended.err().unwrap_or_else(|| anyhow!("the control plane closed the stream"));
+            let error = ended
+                .err()
+                .unwrap_or_else(|| anyhow!("the control plane closed the stream"));
             warn!(error = format!("{error:#}"), retry_in = ?wait, "xDS stream ended");
             self.idle(wait).await;
         }
@@ -75,7 +77,8 @@ impl Ads {
     /// One stream, from its opening to its end.
     async fn follow(&mut self, plane: &ControlPlane) -> anyhow::Result<()> {
         let channel = plane.connect(true).await?;
-        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE);
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE);
         let (sender, receiver) = mpsc::channel::<Request>(QUEUE);
         let requests = self.machine.lock().start(self.node.clone());
         for request in requests {
@@ -91,8 +94,12 @@ impl Ads {
                         Request::StateOfTheWorld(_) => None,
                     }
                 });
-                let incoming = client.delta_aggregated_resources(outgoing).await.map_err(|status| told(&status))?;
-                self.converse(incoming.into_inner().map(|m| m.map(Response::from)), sender).await
+                let incoming = client
+                    .delta_aggregated_resources(outgoing)
+                    .await
+                    .map_err(|status| told(&status))?;
+                self.converse(incoming.into_inner().map(|m| m.map(Response::from)), sender)
+                    .await
             }
             Mode::StateOfTheWorld => {
                 let outgoing = outgoing.filter_map(|request| async move {
@@ -101,13 +108,21 @@ impl Ads {
                         Request::Delta(_) => None,
                     }
                 });
-                let incoming = client.stream_aggregated_resources(outgoing).await.map_err(|status| told(&status))?;
-                self.converse(incoming.into_inner().map(|m| m.map(Response::from)), sender).await
+                let incoming = client
+                    .stream_aggregated_resources(outgoing)
+                    .await
+                    .map_err(|status| told(&status))?;
+                self.converse(incoming.into_inner().map(|m| m.map(Response::from)), sender)
+                    .await
             }
         }
     }
 
-    async fn converse<S>(&mut self, incoming: S, sender: mpsc::Sender<Request>) -> anyhow::Result<()>
+    async fn converse<S>(
+        &mut self,
+        incoming: S,
+        sender: mpsc::Sender<Request>,
+    ) -> anyhow::Result<()>
     where
         S: Stream<Item = Result<Response, tonic::Status>>,
     {
@@ -146,7 +161,10 @@ impl Ads {
 
     fn receive(&mut self, response: Response) -> Vec<Request> {
         self.heard = true;
-        let outcome = self.machine.lock().receive(response, &mut self.parser, Instant::now());
+        let outcome = self
+            .machine
+            .lock()
+            .receive(response, &mut self.parser, Instant::now());
         for (name, rejected) in &outcome.rejected {
             warn!(resource = %name, error = %rejected, "resource refused; the last good one stays");
         }
@@ -169,7 +187,9 @@ impl Ads {
         }
         let deadline = self.machine.lock().deadline();
         deadline.map_or(Duration::from_secs(60), |deadline| {
-            deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(10))
+            deadline
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_millis(10))
         })
     }
 
@@ -195,5 +215,9 @@ impl Ads {
 }
 
 fn told(status: &tonic::Status) -> anyhow::Error {
-    anyhow!("the control plane answered {:?}: {}", status.code(), status.message())
+    anyhow!(
+        "the control plane answered {:?}: {}",
+        status.code(),
+        status.message()
+    )
 }

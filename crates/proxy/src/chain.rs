@@ -82,23 +82,43 @@ impl ChainTable {
     /// The index of the chain for a connection.
     pub fn find(&self, arrival: &Arrival) -> Option<usize> {
         // Once a port has chains of its own, those without a port are out, as in Envoy.
-        let indices = self.by_port.get(&Some(arrival.destination.port())).or_else(|| self.by_port.get(&None))?;
-        let mut left: Vec<(usize, &ChainMatch)> =
-            indices.iter().filter_map(|index| Some((*index, self.chains.get(*index)?))).collect();
+        let indices = self
+            .by_port
+            .get(&Some(arrival.destination.port()))
+            .or_else(|| self.by_port.get(&None))?;
+        let mut left: Vec<(usize, &ChainMatch)> = indices
+            .iter()
+            .filter_map(|index| Some((*index, self.chains.get(*index)?)))
+            .collect();
         let address = arrival.destination.ip();
         keep_longest(&mut left, address, |chain| &chain.destinations);
         keep_server_name(&mut left, arrival.server_name.as_deref());
         let transport = if arrival.is_tls { "tls" } else { "raw_buffer" };
-        keep(&mut left, |chain| chain.transport.as_deref() == Some(transport), |chain| chain.transport.is_none());
+        keep(
+            &mut left,
+            |chain| chain.transport.as_deref() == Some(transport),
+            |chain| chain.transport.is_none(),
+        );
         keep_application(&mut left, &arrival.applications);
         let source = arrival.source.ip();
         keep_longest(&mut left, source, |chain| &chain.direct_sources);
-        let kind =
-            if source == address || source.is_loopback() { SourceKind::Local } else { SourceKind::External };
-        keep(&mut left, |chain| chain.source_kind == kind, |chain| chain.source_kind == SourceKind::Any);
+        let kind = if source == address || source.is_loopback() {
+            SourceKind::Local
+        } else {
+            SourceKind::External
+        };
+        keep(
+            &mut left,
+            |chain| chain.source_kind == kind,
+            |chain| chain.source_kind == SourceKind::Any,
+        );
         keep_longest(&mut left, source, |chain| &chain.sources);
         let port = arrival.source.port();
-        keep(&mut left, |chain| chain.source_ports.contains(&port), |chain| chain.source_ports.is_empty());
+        keep(
+            &mut left,
+            |chain| chain.source_ports.contains(&port),
+            |chain| chain.source_ports.is_empty(),
+        );
         left.first().map(|(index, _)| *index)
     }
 }
@@ -123,7 +143,11 @@ fn keep_longest(
     ranges: impl for<'a> Fn(&'a ChainMatch) -> &'a [IpNet],
 ) {
     let length = |chain: &ChainMatch| {
-        ranges(chain).iter().filter(|range| range.contains(&address)).map(|range| range.prefix_len()).max()
+        ranges(chain)
+            .iter()
+            .filter(|range| range.contains(&address))
+            .map(|range| range.prefix_len())
+            .max()
     };
     match left.iter().filter_map(|(_, chain)| length(chain)).max() {
         Some(longest) => left.retain(|(_, chain)| length(chain) == Some(longest)),
@@ -135,13 +159,24 @@ fn keep_longest(
 fn keep_server_name(left: &mut Vec<(usize, &ChainMatch)>, server_name: Option<&str>) {
     let length = |chain: &ChainMatch| {
         let server_name = server_name?;
-        let matching = chain.server_names.iter().filter(|name| match name.strip_prefix('.') {
-            // The wildcard stands for at least one label: `example.com` itself is not under it.
-            Some(_) => server_name.len() > name.len() && server_name.ends_with(name.as_str()),
-            None => name.as_str() == server_name,
-        });
+        let matching = chain
+            .server_names
+            .iter()
+            .filter(|name| match name.strip_prefix('.') {
+                // The wildcard stands for at least one label: `example.com` itself is not under it.
+                Some(_) => server_name.len() > name.len() && server_name.ends_with(name.as_str()),
+                None => name.as_str() == server_name,
+            });
         // An exact name is longer than any wildcard that matches the same server name.
-        matching.map(|name| if name.starts_with('.') { name.len() } else { usize::MAX }).max()
+        matching
+            .map(|name| {
+                if name.starts_with('.') {
+                    name.len()
+                } else {
+                    usize::MAX
+                }
+            })
+            .max()
     };
     match left.iter().filter_map(|(_, chain)| length(chain)).max() {
         Some(longest) => left.retain(|(_, chain)| length(chain) == Some(longest)),
@@ -151,7 +186,10 @@ fn keep_server_name(left: &mut Vec<(usize, &ChainMatch)>, server_name: Option<&s
 
 /// Keeps the chains of the client's first application protocol that any chain names.
 fn keep_application(left: &mut Vec<(usize, &ChainMatch)>, applications: &[String]) {
-    let chosen = applications.iter().find(|name| left.iter().any(|(_, chain)| chain.applications.contains(name)));
+    let chosen = applications.iter().find(|name| {
+        left.iter()
+            .any(|(_, chain)| chain.applications.contains(name))
+    });
     match chosen {
         Some(name) => left.retain(|(_, chain)| chain.applications.contains(name)),
         None => left.retain(|(_, chain)| chain.applications.is_empty()),
@@ -238,18 +276,62 @@ mod tests {
         };
         let table = ChainTable::new(chains).unwrap();
         let cases: Vec<(&str, Arrival, Option<usize>)> = vec![
-            ("the port wins over prefixes", arrival("10.0.0.1:80", |_| {}), Some(0)),
-            ("a prefix without port", arrival("10.0.0.1:81", |_| {}), Some(1)),
+            (
+                "the port wins over prefixes",
+                arrival("10.0.0.1:80", |_| {}),
+                Some(0),
+            ),
+            (
+                "a prefix without port",
+                arrival("10.0.0.1:81", |_| {}),
+                Some(1),
+            ),
             ("no chain at all", arrival("11.0.0.1:81", |_| {}), None),
-            ("no way back from a port", arrival("10.7.0.1:443", |_| {}), None),
-            ("the longest prefix, then no way back", arrival("10.1.2.3:443", |_| {}), None),
-            ("the longest prefix with its name", arrival("10.1.2.3:443", sni("a.example.com")), Some(3)),
-            ("the shorter prefix elsewhere", arrival("10.1.3.3:443", |_| {}), Some(2)),
-            ("an exact name", arrival("1.1.1.1:8443", sni("a.example.com")), Some(4)),
-            ("a wildcard", arrival("1.1.1.1:8443", sni("c.example.com")), Some(5)),
-            ("the longer wildcard", arrival("1.1.1.1:8443", sni("x.b.example.com")), Some(6)),
-            ("an apex is not under its wildcard", arrival("1.1.1.1:8443", sni("example.com")), Some(7)),
-            ("another name", arrival("1.1.1.1:8443", sni("evil.org")), Some(7)),
+            (
+                "no way back from a port",
+                arrival("10.7.0.1:443", |_| {}),
+                None,
+            ),
+            (
+                "the longest prefix, then no way back",
+                arrival("10.1.2.3:443", |_| {}),
+                None,
+            ),
+            (
+                "the longest prefix with its name",
+                arrival("10.1.2.3:443", sni("a.example.com")),
+                Some(3),
+            ),
+            (
+                "the shorter prefix elsewhere",
+                arrival("10.1.3.3:443", |_| {}),
+                Some(2),
+            ),
+            (
+                "an exact name",
+                arrival("1.1.1.1:8443", sni("a.example.com")),
+                Some(4),
+            ),
+            (
+                "a wildcard",
+                arrival("1.1.1.1:8443", sni("c.example.com")),
+                Some(5),
+            ),
+            (
+                "the longer wildcard",
+                arrival("1.1.1.1:8443", sni("x.b.example.com")),
+                Some(6),
+            ),
+            (
+                "an apex is not under its wildcard",
+                arrival("1.1.1.1:8443", sni("example.com")),
+                Some(7),
+            ),
+            (
+                "another name",
+                arrival("1.1.1.1:8443", sni("evil.org")),
+                Some(7),
+            ),
             (
                 "transport and application",
                 arrival("1.1.1.1:9", |a| {
@@ -258,7 +340,11 @@ mod tests {
                 }),
                 Some(8),
             ),
-            ("inspected HTTP", arrival("1.1.1.1:9", |a| a.applications = vec!["h2c".into()]), Some(9)),
+            (
+                "inspected HTTP",
+                arrival("1.1.1.1:9", |a| a.applications = vec!["h2c".into()]),
+                Some(9),
+            ),
             ("not inspected", arrival("1.1.1.1:9", |_| {}), None),
             ("from elsewhere", arrival("1.1.1.1:7", |_| {}), Some(11)),
             ("from here", arrival("10.9.9.9:7", |_| {}), Some(10)),
@@ -271,6 +357,9 @@ mod tests {
     #[test]
     fn two_chains_with_the_same_conditions_are_told() {
         let same = chain(|c| c.port = Some(80));
-        assert_eq!(ChainTable::new(vec![same.clone(), ChainMatch::default(), same]).unwrap_err(), (0, 2));
+        assert_eq!(
+            ChainTable::new(vec![same.clone(), ChainMatch::default(), same]).unwrap_err(),
+            (0, 2)
+        );
     }
 }

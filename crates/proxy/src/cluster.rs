@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::Notify;
 
 use crate::http::pool::Pools;
 use crate::listener::H2;
@@ -129,6 +130,8 @@ pub struct Cluster {
     pub endpoints: ArcSwap<Endpoints>,
     /// Endpoints were heard of (a cluster without any answers otherwise than one that waits).
     pub resolved: AtomicBool,
+    /// Told when `resolved` turns true.
+    pub arrived: Notify,
     /// Counters.
     pub stats: Arc<ClusterStats>,
     turn: AtomicU64,
@@ -172,6 +175,7 @@ impl Cluster {
             tls: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
             resolved: AtomicBool::new(false),
+            arrived: Notify::new(),
             turn: AtomicU64::new(0),
             workers,
         }
@@ -182,19 +186,31 @@ impl Cluster {
         let old = self.endpoints.load_full();
         let all = assignment
             .iter()
-            .map(|config| match old.all.iter().find(|endpoint| endpoint.config == *config) {
-                Some(endpoint) => endpoint.clone(),
-                None => Arc::new(Endpoint::new(config.clone(), self.workers)),
-            })
+            .map(
+                |config| match old.all.iter().find(|endpoint| endpoint.config == *config) {
+                    Some(endpoint) => endpoint.clone(),
+                    None => Arc::new(Endpoint::new(config.clone(), self.workers)),
+                },
+            )
             .collect();
         self.endpoints.store(Arc::new(Endpoints::new(all)));
+        self.settle();
+    }
+
+    /// Whoever waits for endpoints need not wait longer: there are some, or there are none.
+    pub fn settle(&self) {
         self.resolved.store(true, Ordering::Release);
+        self.arrived.notify_waiters();
     }
 
     /// Forgets every pooled connection: TLS has changed.
     pub fn renew_connections(&self) {
         let old = self.endpoints.load_full();
-        let all = old.all.iter().map(|e| Arc::new(Endpoint::new(e.config.clone(), self.workers))).collect();
+        let all = old
+            .all
+            .iter()
+            .map(|e| Arc::new(Endpoint::new(e.config.clone(), self.workers)))
+            .collect();
         self.endpoints.store(Arc::new(Endpoints::new(all)));
     }
 
@@ -202,13 +218,19 @@ impl Cluster {
     pub fn pick(&self, roll: u64) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
         let usable = &endpoints.usable;
-        let count = u64::try_from(usable.len()).ok().filter(|count| *count > 0)?;
+        let count = u64::try_from(usable.len())
+            .ok()
+            .filter(|count| *count > 0)?;
         let at = |number: u64| usable.get(usize::try_from(number % count).unwrap_or(0));
         let chosen = match self.config.policy {
             LbPolicy::RoundRobin => endpoints.weighted(self.turn.fetch_add(1, Ordering::Relaxed)),
             LbPolicy::Random => endpoints.weighted(roll),
             LbPolicy::LeastRequest => match (at(roll), at(roll >> 32)) {
-                (Some(one), Some(other)) => Some(if one.load() <= other.load() { one } else { other }),
+                (Some(one), Some(other)) => Some(if one.load() <= other.load() {
+                    one
+                } else {
+                    other
+                }),
                 (one, other) => one.or(other),
             },
         };
@@ -220,17 +242,34 @@ impl Cluster {
 
 impl Endpoints {
     fn new(all: Vec<Arc<Endpoint>>) -> Endpoints {
-        let best = all.iter().filter(|e| e.config.healthy).map(|e| e.config.priority).min();
-        let usable: Vec<Arc<Endpoint>> =
-            all.iter().filter(|e| e.config.healthy && Some(e.config.priority) == best).cloned().collect();
+        let best = all
+            .iter()
+            .filter(|e| e.config.healthy)
+            .map(|e| e.config.priority)
+            .min();
+        let usable: Vec<Arc<Endpoint>> = all
+            .iter()
+            .filter(|e| e.config.healthy && Some(e.config.priority) == best)
+            .cloned()
+            .collect();
         let first = usable.first().map(|e| e.config.weight);
         let even = usable.iter().all(|e| Some(e.config.weight) == first);
-        let uneven_total = if even { 0 } else { usable.iter().map(|e| u64::from(e.config.weight)).sum() };
-        Endpoints { all, usable, uneven_total }
+        let uneven_total = if even {
+            0
+        } else {
+            usable.iter().map(|e| u64::from(e.config.weight)).sum()
+        };
+        Endpoints {
+            all,
+            usable,
+            uneven_total,
+        }
     }
 
     fn weighted(&self, number: u64) -> Option<&Arc<Endpoint>> {
-        let count = u64::try_from(self.usable.len()).ok().filter(|count| *count > 0)?;
+        let count = u64::try_from(self.usable.len())
+            .ok()
+            .filter(|count| *count > 0)?;
         if self.uneven_total == 0 {
             return self.usable.get(usize::try_from(number % count).ok()?);
         }
@@ -252,18 +291,29 @@ impl Endpoints {
 impl Endpoint {
     /// An endpoint without connections, for this many workers.
     pub fn new(config: EndpointConfig, workers: usize) -> Endpoint {
-        Endpoint { config, active: AtomicU32::new(0), pools: Pools::new(workers) }
+        Endpoint {
+            config,
+            active: AtomicU32::new(0),
+            pools: Pools::new(workers),
+        }
     }
 
     /// An endpoint for one connection to an original destination.
     pub fn original(address: SocketAddr) -> Arc<Endpoint> {
-        let config = EndpointConfig { address, hostname: String::new(), weight: 1, priority: 0, healthy: true };
+        let config = EndpointConfig {
+            address,
+            hostname: String::new(),
+            weight: 1,
+            priority: 0,
+            healthy: true,
+        };
         Arc::new(Endpoint::new(config, 1))
     }
 
     /// Requests in flight, against the weight.
     fn load(&self) -> u64 {
-        u64::from(self.active.load(Ordering::Relaxed)).saturating_mul(1 << 16) / u64::from(self.config.weight.max(1))
+        u64::from(self.active.load(Ordering::Relaxed)).saturating_mul(1 << 16)
+            / u64::from(self.config.weight.max(1))
     }
 
     /// Counts one more in flight until the guard is dropped.
@@ -299,13 +349,24 @@ mod tests {
 
     fn endpoint(port: u16, weight: u32, priority: u32, healthy: bool) -> EndpointConfig {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        EndpointConfig { address, hostname: String::new(), weight, priority, healthy }
+        EndpointConfig {
+            address,
+            hostname: String::new(),
+            weight,
+            priority,
+            healthy,
+        }
     }
 
     fn shares(cluster: &Cluster, rounds: u64) -> Vec<(u16, u64)> {
         let mut counts = std::collections::BTreeMap::new();
         for roll in 0..rounds {
-            let port = cluster.pick(roll.wrapping_mul(0x1234_5678_9ABC_DEF1)).unwrap().config.address.port();
+            let port = cluster
+                .pick(roll.wrapping_mul(0x1234_5678_9ABC_DEF1))
+                .unwrap()
+                .config
+                .address
+                .port();
             *counts.entry(port).or_insert(0) += 1;
         }
         counts.into_iter().collect()
@@ -315,8 +376,16 @@ mod tests {
     fn round_robin_takes_turns_and_weights_count() {
         let cluster = cluster(LbPolicy::RoundRobin);
         assert!(cluster.pick(0).is_none());
-        cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 1, 0, true), endpoint(3, 1, 1, true)]);
-        assert_eq!(shares(&cluster, 10), [(1, 5), (2, 5)], "the second priority rests");
+        cluster.assign(&[
+            endpoint(1, 1, 0, true),
+            endpoint(2, 1, 0, true),
+            endpoint(3, 1, 1, true),
+        ]);
+        assert_eq!(
+            shares(&cluster, 10),
+            [(1, 5), (2, 5)],
+            "the second priority rests"
+        );
         cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 3, 0, true)]);
         let shares = shares(&cluster, 4000);
         assert!((900..1100).contains(&shares[0].1), "{shares:?}");
@@ -335,7 +404,15 @@ mod tests {
         cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 1, 0, true)]);
         let busy = cluster.endpoints.load().all[0].clone();
         let _load = busy.enter();
-        let picked = (0..64u64).filter(|roll| cluster.pick(roll | (roll + 1) << 32).unwrap().config.address.port() == 2);
+        let picked = (0..64u64).filter(|roll| {
+            cluster
+                .pick(roll | (roll + 1) << 32)
+                .unwrap()
+                .config
+                .address
+                .port()
+                == 2
+        });
         assert_eq!(picked.count(), 64);
     }
 

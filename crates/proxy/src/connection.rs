@@ -45,14 +45,25 @@ pub struct Connection {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(tcp: TcpStream, source: SocketAddr, listener: Arc<Listener>, stats: Arc<ListenerStats>, worker: Worker) {
+pub async fn serve(
+    tcp: TcpStream,
+    source: SocketAddr,
+    listener: Arc<Listener>,
+    stats: Arc<ListenerStats>,
+    worker: Worker,
+) {
     let source = canonical(source);
     let Ok(local) = tcp.local_addr().map(canonical) else {
         return;
     };
     let mut socket = Socket::new(tcp);
-    let mut arrival =
-        Arrival { destination: local, source, is_tls: false, server_name: None, applications: Vec::new() };
+    let mut arrival = Arrival {
+        destination: local,
+        source,
+        is_tls: false,
+        server_name: None,
+        applications: Vec::new(),
+    };
     let refused = match prepare(&mut socket, &mut arrival, &listener, local).await {
         Ok(chain) => {
             let peer = Peer {
@@ -62,7 +73,15 @@ pub async fn serve(tcp: TcpStream, source: SocketAddr, listener: Arc<Listener>, 
                 server_name: arrival.server_name,
             };
             let is_tls = chain.tls.is_some();
-            let connection = Connection { peer, source, is_tls, listener, chain, stats, worker };
+            let connection = Connection {
+                peer,
+                source,
+                is_tls,
+                listener,
+                chain,
+                stats,
+                worker,
+            };
             return run(socket, connection).await;
         }
         Err(reason) => reason,
@@ -88,20 +107,37 @@ async fn prepare(
     }
     inspect_within(socket, arrival, listener).await?;
     match listener.table.find(arrival) {
-        Some(index) => listener.chains.get(index).cloned().ok_or(Reason::NoFilterChain),
+        Some(index) => listener
+            .chains
+            .get(index)
+            .cloned()
+            .ok_or(Reason::NoFilterChain),
         None => listener.default_chain.clone().ok_or(Reason::NoFilterChain),
     }
 }
 
-async fn inspect_within(socket: &mut Socket, arrival: &mut Arrival, listener: &Listener) -> Result<(), Reason> {
+async fn inspect_within(
+    socket: &mut Socket,
+    arrival: &mut Arrival,
+    listener: &Listener,
+) -> Result<(), Reason> {
     let port = arrival.destination.port();
-    let wants = |inspector: &Option<crate::listener::Predicate>| inspector.as_ref().is_some_and(|off| !off.holds(port));
-    let (tls, http) = (wants(&listener.tls_inspector), wants(&listener.http_inspector));
+    let wants = |inspector: &Option<crate::listener::Predicate>| {
+        inspector.as_ref().is_some_and(|off| !off.holds(port))
+    };
+    let (tls, http) = (
+        wants(&listener.tls_inspector),
+        wants(&listener.http_inspector),
+    );
     if !tls && !http {
         return Ok(());
     }
     let mut bytes = BytesMut::new();
-    let known = timeout(listener.inspection_timeout, inspect(socket, &mut bytes, arrival, tls, http)).await;
+    let known = timeout(
+        listener.inspection_timeout,
+        inspect(socket, &mut bytes, arrival, tls, http),
+    )
+    .await;
     socket.replay(bytes.freeze());
     match known {
         Ok(()) => Ok(()),
@@ -111,7 +147,13 @@ async fn inspect_within(socket: &mut Socket, arrival: &mut Arrival, listener: &L
 }
 
 /// Reads until the inspectors know, or the client has no more to say. What was read stays in `bytes`.
-async fn inspect(socket: &mut Socket, bytes: &mut BytesMut, arrival: &mut Arrival, tls: bool, http: bool) {
+async fn inspect(
+    socket: &mut Socket,
+    bytes: &mut BytesMut,
+    arrival: &mut Arrival,
+    tls: bool,
+    http: bool,
+) {
     let (mut tls, mut http) = (tls, http);
     bytes.reserve(FIRST_READ);
     loop {
@@ -213,7 +255,11 @@ impl Connection {
             requested_server_name: self.peer.server_name.clone(),
             downstream_remote_address: self.source.to_string(),
             downstream_local_address: self.peer.destination.to_string(),
-            downstream_peer: self.peer.names.as_ref().and_then(|names| names.first().cloned()),
+            downstream_peer: self
+                .peer
+                .names
+                .as_ref()
+                .and_then(|names| names.first().cloned()),
             response_flags: "-",
             ..Line::default()
         }

@@ -55,8 +55,12 @@ impl ControlPlane {
         let store = Arc::new(store);
         let name = ServerName::try_from(settings.xds_server_name.clone())
             .with_context(|| format!("OSM_XDS_SERVER_NAME {:?}", settings.xds_server_name))?;
-        let mut anonymous = ClientConfig::builder().with_root_certificates(store.clone()).with_no_client_auth();
-        let mut identified = ClientConfig::builder().with_root_certificates(store).with_client_cert_resolver(own);
+        let mut anonymous = ClientConfig::builder()
+            .with_root_certificates(store.clone())
+            .with_no_client_auth();
+        let mut identified = ClientConfig::builder()
+            .with_root_certificates(store)
+            .with_client_cert_resolver(own);
         anonymous.alpn_protocols = vec![b"h2".to_vec()];
         identified.alpn_protocols = vec![b"h2".to_vec()];
         Ok(ControlPlane {
@@ -75,7 +79,11 @@ impl ControlPlane {
 
     /// Connects, with our certificate or without.
     pub async fn connect(&self, identified: bool) -> anyhow::Result<Channel> {
-        let config = if identified { &self.identified } else { &self.anonymous };
+        let config = if identified {
+            &self.identified
+        } else {
+            &self.anonymous
+        };
         let connector = TlsConnector::from(config.clone());
         let (address, name) = (self.address.clone(), self.name.clone());
         let open = move |_: Uri| {
@@ -95,8 +103,12 @@ impl ControlPlane {
             .keep_alive_while_idle(true);
         let connecting = endpoint.connect_with_connector(service_fn(open));
         match timeout(CONNECT, connecting).await {
-            Ok(connected) => connected.with_context(|| format!("connecting to the control plane {}", self.address)),
-            Err(_) => anyhow::bail!("connecting to the control plane {}: not within {CONNECT:?}", self.address),
+            Ok(connected) => connected
+                .with_context(|| format!("connecting to the control plane {}", self.address)),
+            Err(_) => anyhow::bail!(
+                "connecting to the control plane {}: not within {CONNECT:?}",
+                self.address
+            ),
         }
     }
 }
@@ -107,9 +119,20 @@ mod tests {
 
     #[test]
     fn waits_double_with_jitter_up_to_a_bound() {
-        let cases = [(0, 0, 50), (0, 500, 100), (1, 500, 200), (3, 0, 400), (30, 500, 5000), (u32::MAX, 0, 2500)];
+        let cases = [
+            (0, 0, 50),
+            (0, 500, 100),
+            (1, 500, 200),
+            (3, 0, 400),
+            (30, 500, 5000),
+            (u32::MAX, 0, 2500),
+        ];
         for (failures, roll, expected) in cases {
-            assert_eq!(backoff(failures, roll), Duration::from_millis(expected), "{failures} {roll}");
+            assert_eq!(
+                backoff(failures, roll),
+                Duration::from_millis(expected),
+                "{failures} {roll}"
+            );
         }
     }
 }

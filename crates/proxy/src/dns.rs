@@ -38,10 +38,16 @@ impl Lookups {
             builder.build()
         });
         match built {
-            Ok(resolver) => Lookups { resolver: Some(Arc::new(resolver)), running: HashMap::new() },
+            Ok(resolver) => Lookups {
+                resolver: Some(Arc::new(resolver)),
+                running: HashMap::new(),
+            },
             Err(error) => {
                 warn!(%error, "no DNS resolver: clusters with names will have no endpoints");
-                Lookups { resolver: None, running: HashMap::new() }
+                Lookups {
+                    resolver: None,
+                    running: HashMap::new(),
+                }
             }
         }
     }
@@ -49,7 +55,10 @@ impl Lookups {
     /// Starts lookups of new clusters and ends those of removed ones.
     pub fn apply(&mut self, snapshot: &Snapshot) {
         self.running.retain(|name, (cluster, task)| {
-            let stays = snapshot.clusters.get(name).is_some_and(|now| Arc::ptr_eq(now, cluster));
+            let stays = snapshot
+                .clusters
+                .get(name)
+                .is_some_and(|now| Arc::ptr_eq(now, cluster));
             if !stays {
                 task.abort();
             }
@@ -87,10 +96,15 @@ async fn watch(resolver: Option<Arc<TokioResolver>>, cluster: Arc<Cluster>, dns:
             Some((endpoints, ttl)) => {
                 cluster.assign(&endpoints);
                 retry = RETRY;
-                if dns.respect_ttl { ttl.clamp(TTL.0, TTL.1) } else { dns.refresh }
+                if dns.respect_ttl {
+                    ttl.clamp(TTL.0, TTL.1)
+                } else {
+                    dns.refresh
+                }
             }
             None => {
                 debug!(cluster = %cluster.config.name, "DNS lookup failed");
+                cluster.settle();
                 let wait = retry;
                 retry = retry.saturating_mul(2).min(RETRY_MOST);
                 wait
@@ -101,7 +115,10 @@ async fn watch(resolver: Option<Arc<TokioResolver>>, cluster: Arc<Cluster>, dns:
 }
 
 /// The endpoints of all names; `None` if no name has an address.
-async fn resolve(resolver: Option<&TokioResolver>, dns: &Dns) -> Option<(Vec<EndpointConfig>, Duration)> {
+async fn resolve(
+    resolver: Option<&TokioResolver>,
+    dns: &Dns,
+) -> Option<(Vec<EndpointConfig>, Duration)> {
     let mut endpoints = Vec::new();
     let mut ttl = TTL.1;
     for (name, port, weight) in &dns.hosts {
@@ -111,7 +128,11 @@ async fn resolve(resolver: Option<&TokioResolver>, dns: &Dns) -> Option<(Vec<End
                 let found = resolver?.lookup_ip(name.as_str()).await;
                 match found {
                     Ok(found) => {
-                        ttl = ttl.min(found.valid_until().saturating_duration_since(Instant::now()));
+                        ttl = ttl.min(
+                            found
+                                .valid_until()
+                                .saturating_duration_since(Instant::now()),
+                        );
                         choose(found.iter().collect(), dns.family)
                     }
                     Err(error) => {

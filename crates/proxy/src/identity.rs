@@ -25,7 +25,12 @@ const TOKEN: u64 = 64 << 10;
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Gets a certificate and renews it for ever.
-pub async fn keep(settings: Settings, plane: Arc<ControlPlane>, own: Arc<OwnCertificate>, stats: Arc<Stats>) {
+pub async fn keep(
+    settings: Settings,
+    plane: Arc<ControlPlane>,
+    own: Arc<OwnCertificate>,
+    stats: Arc<Stats>,
+) {
     let mut failures = 0u32;
     loop {
         let requested = match timeout(REQUEST, request(&settings, &plane)).await {
@@ -37,8 +42,12 @@ pub async fn keep(settings: Settings, plane: Arc<ControlPlane>, own: Arc<OwnCert
                 own.replace(certificate);
                 stats.certificates.increment();
                 failures = 0;
-                let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
-                stats.certificate_seconds.set(i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
+                let left = not_after
+                    .duration_since(SystemTime::now())
+                    .unwrap_or_default();
+                stats
+                    .certificate_seconds
+                    .set(i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
                 let wait = renewal(left, roll());
                 info!(valid_for = ?left, renewed_in = ?wait, "certificate received");
                 wait
@@ -60,40 +69,72 @@ fn renewal(left: Duration, roll: u64) -> Duration {
     (left.saturating_mul(thousandths) / 1000).max(SHORTEST)
 }
 
-async fn request(settings: &Settings, plane: &ControlPlane) -> anyhow::Result<(Arc<CertifiedKey>, SystemTime)> {
+async fn request(
+    settings: &Settings,
+    plane: &ControlPlane,
+) -> anyhow::Result<(Arc<CertifiedKey>, SystemTime)> {
     let token = token(&settings.token_path).await?;
-    let identity = ca::Identity::new(&settings.trust_domain, &settings.service_account, &settings.namespace)?;
+    let identity = ca::Identity::new(
+        &settings.trust_domain,
+        &settings.service_account,
+        &settings.namespace,
+    )?;
     let key = ca::PrivateKey::generate()?;
     let csr = key.signing_request(&identity)?;
     // Without a client certificate: an old one must not stand in the way of a new one.
     let channel = plane.connect(false).await?;
     let response = CertificateClient::new(channel)
-        .create_certificate(CertificateRequest { csr, validity_duration: 0 }, &token)
+        .create_certificate(
+            CertificateRequest {
+                csr,
+                validity_duration: 0,
+            },
+            &token,
+        )
         .await
-        .map_err(|status| anyhow!("the certificate service answered {:?}: {}", status.code(), status.message()))?;
+        .map_err(|status| {
+            anyhow!(
+                "the certificate service answered {:?}: {}",
+                status.code(),
+                status.message()
+            )
+        })?;
     let mut chain: Vec<CertificateDer<'static>> = Vec::new();
     for pem in &response.cert_chain {
         chain.extend(ca::parse_certificates(pem)?);
     }
     // The root is known to everybody who would believe it.
     chain.retain(|certificate| !plane.is_root(certificate));
-    let leaf = chain.first().ok_or_else(|| anyhow!("the certificate service sent no certificate"))?;
-    let names = crate::tls::names(leaf).context("the certificate service sent something else than a certificate")?;
+    let leaf = chain
+        .first()
+        .ok_or_else(|| anyhow!("the certificate service sent no certificate"))?;
+    let names = crate::tls::names(leaf)
+        .context("the certificate service sent something else than a certificate")?;
     if names.uris != [identity.uri()] {
-        bail!("the certificate is for {:?}, not for {}", names.uris, identity.uri());
+        bail!(
+            "the certificate is for {:?}, not for {}",
+            names.uris,
+            identity.uri()
+        );
     }
     let not_after = ca::server_leaf_not_after(leaf)?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let certificate = CertifiedKey::from_der(chain, key.to_rustls(), &provider).context("certificate and key")?;
+    let certificate =
+        CertifiedKey::from_der(chain, key.to_rustls(), &provider).context("certificate and key")?;
     Ok((Arc::new(certificate), not_after))
 }
 
 async fn token(path: &Path) -> anyhow::Result<String> {
-    let size = tokio::fs::metadata(path).await.with_context(|| format!("token {}", path.display()))?.len();
+    let size = tokio::fs::metadata(path)
+        .await
+        .with_context(|| format!("token {}", path.display()))?
+        .len();
     if size == 0 || size > TOKEN {
         bail!("token {} has {size} bytes", path.display());
     }
-    let token = tokio::fs::read_to_string(path).await.with_context(|| format!("token {}", path.display()))?;
+    let token = tokio::fs::read_to_string(path)
+        .await
+        .with_context(|| format!("token {}", path.display()))?;
     Ok(token.trim().to_owned())
 }
 
@@ -106,7 +147,10 @@ mod tests {
         let day = Duration::from_secs(86_400);
         for roll in [0, 1, 33, 66, 67, u64::MAX] {
             let wait = renewal(day, roll);
-            assert!(wait >= day * 60 / 100 && wait <= day * 667 / 1000, "{wait:?}");
+            assert!(
+                wait >= day * 60 / 100 && wait <= day * 667 / 1000,
+                "{wait:?}"
+            );
         }
         assert_eq!(renewal(Duration::ZERO, 0), SHORTEST);
     }

@@ -40,7 +40,13 @@ pub fn tls(bytes: &[u8]) -> Verdict<ClientHello> {
                 rest = after;
             }
             Verdict::IsNot => return Verdict::IsNot,
-            Verdict::More => return if bytes.len() > HELLO { Verdict::IsNot } else { Verdict::More },
+            Verdict::More => {
+                return if bytes.len() > HELLO {
+                    Verdict::IsNot
+                } else {
+                    Verdict::More
+                };
+            }
         }
         if handshake.len() > HELLO {
             return Verdict::IsNot;
@@ -114,8 +120,14 @@ fn server_name(content: &[u8]) -> Option<Option<String>> {
         if kind == 0 {
             let text = std::str::from_utf8(name).ok()?.to_ascii_lowercase();
             let text = text.strip_suffix('.').unwrap_or(&text);
-            let valid = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-            return if valid && !text.is_empty() { Some(Some(text.to_owned())) } else { None };
+            let valid = text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+            return if valid && !text.is_empty() {
+                Some(Some(text.to_owned()))
+            } else {
+                None
+            };
         }
     }
     Some(None)
@@ -133,7 +145,11 @@ fn applications(content: &[u8]) -> Option<Vec<String>> {
 /// Looks for the beginning of HTTP: `http/1.0`, `http/1.1` or `h2c`.
 pub fn http(bytes: &[u8]) -> Verdict<&'static str> {
     if !bytes.is_empty() && PREFACE.starts_with(bytes.get(..PREFACE.len()).unwrap_or(bytes)) {
-        return if bytes.len() >= PREFACE.len() { Verdict::Is("h2c") } else { Verdict::More };
+        return if bytes.len() >= PREFACE.len() {
+            Verdict::Is("h2c")
+        } else {
+            Verdict::More
+        };
     }
     // RFC 9112 §2.2: empty lines before the request line are ignored.
     let line = bytes.trim_ascii_start();
@@ -189,12 +205,19 @@ impl<'a> Reader<'a> {
     }
 
     fn u16(&mut self) -> Option<usize> {
-        self.take(2)?.try_into().ok().map(|bytes| usize::from(u16::from_be_bytes(bytes)))
+        self.take(2)?
+            .try_into()
+            .ok()
+            .map(|bytes| usize::from(u16::from_be_bytes(bytes)))
     }
 
     fn u24(&mut self) -> Option<usize> {
         let bytes = self.take(3)?;
-        Some(bytes.iter().fold(0, |value, byte| (value << 8) | usize::from(*byte)))
+        Some(
+            bytes
+                .iter()
+                .fold(0, |value, byte| (value << 8) | usize::from(*byte)),
+        )
     }
 
     fn vector8(&mut self) -> Option<&'a [u8]> {
@@ -263,7 +286,11 @@ mod tests {
             assert_eq!(tls(&fragmented(&bytes, size)), wanted, "records of {size}");
         }
         for length in 0..bytes.len() {
-            assert_eq!(tls(&bytes[..length]), Verdict::More, "the first {length} bytes");
+            assert_eq!(
+                tls(&bytes[..length]),
+                Verdict::More,
+                "the first {length} bytes"
+            );
         }
     }
 
@@ -274,7 +301,14 @@ mod tests {
 
     #[test]
     fn what_is_not_tls_is_told_at_once_and_nothing_panics() {
-        for bytes in [&b"G"[..], b"\x16\x02", b"\x80\x2e\x01", b"\x16\x03\x01\x00\x00", b"\x16\x03\x01\xff\xff", b"\x16\x03\x01\x00\x01\x02"] {
+        for bytes in [
+            &b"G"[..],
+            b"\x16\x02",
+            b"\x80\x2e\x01",
+            b"\x16\x03\x01\x00\x00",
+            b"\x16\x03\x01\xff\xff",
+            b"\x16\x03\x01\x00\x01\x02",
+        ] {
             assert_eq!(tls(bytes), Verdict::IsNot, "{bytes:?}");
         }
         let mut bytes = real("a.example", &["h2"]);
@@ -286,8 +320,17 @@ mod tests {
             }
             bytes[index] = kept;
         }
-        let endless = [&[22, 3, 1, 0x40, 0][..], &[1, 0, 0xff, 0xff], &vec![0; 16_380]].concat();
-        assert_eq!(tls(&endless), Verdict::IsNot, "a ClientHello beyond the bound");
+        let endless = [
+            &[22, 3, 1, 0x40, 0][..],
+            &[1, 0, 0xff, 0xff],
+            &vec![0; 16_380],
+        ]
+        .concat();
+        assert_eq!(
+            tls(&endless),
+            Verdict::IsNot,
+            "a ClientHello beyond the bound"
+        );
     }
 
     #[test]
@@ -305,12 +348,18 @@ mod tests {
             (b"\x16\x03", Verdict::IsNot),
             (b"*1\r\n", Verdict::IsNot),
             (b"GET / HTTP/2\r\n", Verdict::IsNot),
-            (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Verdict::IsNot),
+            (
+                b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+                Verdict::IsNot,
+            ),
         ];
         for (bytes, expected) in cases {
             assert_eq!(http(bytes), expected, "{}", String::from_utf8_lossy(bytes));
         }
-        assert_eq!(is_http2(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n rest"), Some(true));
+        assert_eq!(
+            is_http2(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n rest"),
+            Some(true)
+        );
         assert_eq!((is_http2(b"PR"), is_http2(b"PUT")), (None, Some(false)));
     }
 }

@@ -247,7 +247,12 @@ pub struct H2 {
 impl Default for H2 {
     /// A window of 1 MiB per stream and four times that per connection: a stalled stream cannot block the others.
     fn default() -> H2 {
-        H2 { max_concurrent_streams: 1024, stream_window: 1 << 20, connection_window: 4 << 20, allow_connect: false }
+        H2 {
+            max_concurrent_streams: 1024,
+            stream_window: 1 << 20,
+            connection_window: 4 << 20,
+            allow_connect: false,
+        }
     }
 }
 

@@ -44,22 +44,36 @@ struct Open {
 impl Listeners {
     /// None open yet; connections go to these workers.
     pub fn new(shared: Arc<Shared>, workers: Vec<Handle>) -> Listeners {
-        let workers = workers.into_iter().map(|handle| (handle, AtomicUsize::new(0))).collect();
-        Listeners { shared, workers: Arc::new(workers), open: BTreeMap::new(), failed: false }
+        let workers = workers
+            .into_iter()
+            .map(|handle| (handle, AtomicUsize::new(0)))
+            .collect();
+        Listeners {
+            shared,
+            workers: Arc::new(workers),
+            open: BTreeMap::new(),
+            failed: false,
+        }
     }
 
     /// Opens, changes and closes what the snapshot says.
     pub fn apply(&mut self, snapshot: &Snapshot) {
         self.failed = false;
-        let gone: Vec<Arc<str>> =
-            self.open.keys().filter(|name| !snapshot.listeners.contains_key(*name)).cloned().collect();
+        let gone: Vec<Arc<str>> = self
+            .open
+            .keys()
+            .filter(|name| !snapshot.listeners.contains_key(*name))
+            .cloned()
+            .collect();
         for name in gone {
             self.open.remove(&name);
             info!(listener = %name, "listener closed");
         }
         for (name, listener) in &snapshot.listeners {
             match self.open.get(name) {
-                Some(open) if open.addresses == listener.addresses => open.current.store(listener.clone()),
+                Some(open) if open.addresses == listener.addresses => {
+                    open.current.store(listener.clone())
+                }
                 _ => {
                     self.open.remove(name);
                     self.open(name, listener);
@@ -75,7 +89,10 @@ impl Listeners {
 
     /// The addresses of the open listeners.
     pub fn bound(&self) -> BTreeMap<Arc<str>, Vec<SocketAddr>> {
-        self.open.iter().map(|(name, open)| (name.clone(), open.bound.clone())).collect()
+        self.open
+            .iter()
+            .map(|(name, open)| (name.clone(), open.bound.clone()))
+            .collect()
     }
 
     /// Closes all sockets; connections live on.
@@ -109,14 +126,23 @@ impl Listeners {
             control.spawn(accepting.run(socket));
         }
         info!(listener = %name, addresses = ?bound, "listener open");
-        let open = Open { addresses: listener.addresses.clone(), current, bound, _close: close };
+        let open = Open {
+            addresses: listener.addresses.clone(),
+            current,
+            bound,
+            _close: close,
+        };
         self.open.insert(name.clone(), open);
     }
 }
 
 /// Binds a listening socket; `v4_too` takes IPv4 on an IPv6 socket.
 fn bind(address: SocketAddr, v4_too: bool, backlog: u32) -> io::Result<std::net::TcpListener> {
-    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(!v4_too)?;
@@ -166,13 +192,20 @@ impl Accepting {
         let Some(place) = self.shared.enter() else {
             return; // At the limit: closing at once is the cheapest refusal.
         };
-        let least = self.workers.iter().enumerate().min_by_key(|(_, (_, count))| count.load(Ordering::Relaxed));
+        let least = self
+            .workers
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, (_, count))| count.load(Ordering::Relaxed));
         let Some((index, (handle, count))) = least else {
             return;
         };
         count.fetch_add(1, Ordering::Relaxed);
         let workers = self.workers.clone();
-        let worker = Worker { index, shared: self.shared.clone() };
+        let worker = Worker {
+            index,
+            shared: self.shared.clone(),
+        };
         let own = index == 0;
         let task = move |stream| async move {
             let _place = place;

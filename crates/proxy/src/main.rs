@@ -62,7 +62,18 @@ fn arguments() -> Vec<std::ffi::OsString> {
     let mut all: Vec<std::ffi::OsString> = std::env::args_os().collect();
     let first = all.get(1).and_then(|first| first.to_str());
     let is_command = first.is_some_and(|first| {
-        matches!(first, "run" | "init" | "healthcheck" | "xds-support" | "help" | "--help" | "-h" | "--version" | "-V")
+        matches!(
+            first,
+            "run"
+                | "init"
+                | "healthcheck"
+                | "xds-support"
+                | "help"
+                | "--help"
+                | "-h"
+                | "--version"
+                | "-V"
+        )
     });
     if !is_command {
         all.insert(1.min(all.len()), "run".into());
@@ -78,7 +89,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Init(init) => {
             let backend = intercept::apply(&init.options)?;
-            writeln!(std::io::stdout(), "interception rules are in place ({backend:?})")?;
+            writeln!(
+                std::io::stdout(),
+                "interception rules are in place ({backend:?})"
+            )?;
             Ok(())
         }
         Command::Healthcheck { admin } => healthcheck(admin),
@@ -90,8 +104,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
 fn logging(level: &str) -> anyhow::Result<proxy::run::SetLevel> {
     let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?}"))?;
     let (filter, handle) = reload::Layer::new(filter);
-    let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    let lines = tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .init();
     Ok(Arc::new(move |level: &str| {
         let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
         handle.reload(filter).map_err(|error| error.to_string())
@@ -100,7 +120,8 @@ fn logging(level: &str) -> anyhow::Result<proxy::run::SetLevel> {
 
 fn healthcheck(admin: SocketAddr) -> anyhow::Result<()> {
     let limit = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&admin, limit).with_context(|| format!("no proxy at {admin}"))?;
+    let mut stream = TcpStream::connect_timeout(&admin, limit)
+        .with_context(|| format!("no proxy at {admin}"))?;
     stream.set_read_timeout(Some(limit))?;
     stream.write_all(b"GET /ready HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();

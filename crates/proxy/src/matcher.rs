@@ -121,7 +121,9 @@ impl StringMatch {
             StringMatch::Any => true,
             StringMatch::Exact(pattern) => pattern == value,
             StringMatch::Affix(affix, pattern) => affix.matches(value, pattern),
-            StringMatch::NoCase(affix, pattern) => affix.matches(&value.to_ascii_lowercase(), pattern),
+            StringMatch::NoCase(affix, pattern) => {
+                affix.matches(&value.to_ascii_lowercase(), pattern)
+            }
             StringMatch::Regex(regex) => regex.is_match(value),
         }
     }
@@ -174,7 +176,10 @@ impl HeaderKey {
 
 /// All values of a header, joined by commas as RFC 9110 §5.3 allows.
 pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let mut values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let mut values = headers
+        .get_all(name)
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()));
     let first = values.next()?;
     Some(values.fold(first, |all, value| format!("{all},{value}").into()))
 }
@@ -196,9 +201,9 @@ impl HeaderMatch {
         let matched = match &self.condition {
             HeaderCondition::Present(_) => true,
             HeaderCondition::Value(matcher) => matcher.matches(&value),
-            HeaderCondition::Range(start, end) => {
-                value.parse::<i64>().is_ok_and(|number| (*start..*end).contains(&number))
-            }
+            HeaderCondition::Range(start, end) => value
+                .parse::<i64>()
+                .is_ok_and(|number| (*start..*end).contains(&number)),
         };
         matched != self.invert
     }
@@ -244,10 +249,17 @@ mod tests {
             ("", "/", false),
         ];
         for (pattern, value, expected) in cases {
-            assert_eq!(StringMatch::regex(pattern).unwrap().matches(value), expected, "{pattern} {value}");
+            assert_eq!(
+                StringMatch::regex(pattern).unwrap().matches(value),
+                expected,
+                "{pattern} {value}"
+            );
         }
         assert!(StringMatch::regex("a)|(b").is_err());
-        assert!(StringMatch::regex("(?:a{1000}){1000}").is_err(), "bounded in size");
+        assert!(
+            StringMatch::regex("(?:a{1000}){1000}").is_err(),
+            "bounded in size"
+        );
     }
 
     #[test]
@@ -255,8 +267,13 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append("x-role", "user".parse().unwrap());
         headers.append("x-role", "admin".parse().unwrap());
-        let request =
-            RequestView { method: "GET", path_and_query: "/", authority: "h", scheme: "http", headers: &headers };
+        let request = RequestView {
+            method: "GET",
+            path_and_query: "/",
+            authority: "h",
+            scheme: "http",
+            headers: &headers,
+        };
         let exact = |value: &str, invert| HeaderMatch {
             key: HeaderKey::parse("X-Role").unwrap(),
             condition: HeaderCondition::Value(StringMatch::Exact(value.into())),
@@ -271,30 +288,64 @@ mod tests {
     #[test]
     fn conditions_on_an_absent_header() {
         let headers = HeaderMap::new();
-        let request =
-            RequestView { method: "GET", path_and_query: "/", authority: "h", scheme: "http", headers: &headers };
+        let request = RequestView {
+            method: "GET",
+            path_and_query: "/",
+            authority: "h",
+            scheme: "http",
+            headers: &headers,
+        };
         let cases = [
             (HeaderCondition::Present(true), false, false, false),
             (HeaderCondition::Present(true), true, false, true),
             (HeaderCondition::Present(false), false, false, true),
-            (HeaderCondition::Value(StringMatch::Any), false, false, false),
-            (HeaderCondition::Value(StringMatch::Exact("a".into())), true, false, false),
-            (HeaderCondition::Value(StringMatch::Exact("a".into())), true, true, true),
+            (
+                HeaderCondition::Value(StringMatch::Any),
+                false,
+                false,
+                false,
+            ),
+            (
+                HeaderCondition::Value(StringMatch::Exact("a".into())),
+                true,
+                false,
+                false,
+            ),
+            (
+                HeaderCondition::Value(StringMatch::Exact("a".into())),
+                true,
+                true,
+                true,
+            ),
             (HeaderCondition::Range(0, 5), true, true, true),
         ];
         for (condition, invert, missing_is_empty, expected) in cases {
             let key = HeaderKey::parse("absent").unwrap();
-            let matcher = HeaderMatch { key, condition, invert, missing_is_empty };
+            let matcher = HeaderMatch {
+                key,
+                condition,
+                invert,
+                missing_is_empty,
+            };
             assert_eq!(matcher.matches(&request), expected, "{matcher:?}");
         }
     }
 
     #[test]
     fn query_parameters() {
-        let is = |value: &str| QueryMatch { name: "a".into(), condition: Ok(StringMatch::Exact(value.into())) };
+        let is = |value: &str| QueryMatch {
+            name: "a".into(),
+            condition: Ok(StringMatch::Exact(value.into())),
+        };
         assert!(is("1").matches("b=2&a=1"));
         assert!(is("").matches("a"));
         assert!(!is("1").matches("aa=1"));
-        assert!(QueryMatch { name: "a".into(), condition: Err(false) }.matches(""));
+        assert!(
+            QueryMatch {
+                name: "a".into(),
+                condition: Err(false)
+            }
+            .matches("")
+        );
     }
 }

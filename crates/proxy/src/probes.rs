@@ -38,7 +38,8 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Opens the probes' ports and serves them for as long as the runtime lives.
 pub fn serve(probes: Vec<Probe>) -> anyhow::Result<()> {
-    let mut by_port: BTreeMap<u16, Vec<Probe>> = PORTS.iter().map(|port| (*port, Vec::new())).collect();
+    let mut by_port: BTreeMap<u16, Vec<Probe>> =
+        PORTS.iter().map(|port| (*port, Vec::new())).collect();
     for probe in probes {
         by_port.entry(probe.port).or_default().push(probe);
     }
@@ -65,7 +66,9 @@ fn bind(port: u16) -> anyhow::Result<TcpListener> {
         Ok(socket)
     };
     // A node without IPv6 has no `::` to listen on.
-    let socket = both().or_else(|_| v4()).with_context(|| format!("probe port {port}"))?;
+    let socket = both()
+        .or_else(|_| v4())
+        .with_context(|| format!("probe port {port}"))?;
     socket.listen(128)?;
     socket.set_nonblocking(true)?;
     Ok(TcpListener::from_std(socket.into())?)
@@ -74,7 +77,9 @@ fn bind(port: u16) -> anyhow::Result<TcpListener> {
 async fn accept(listener: TcpListener, probes: Arc<Vec<Probe>>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let probes = probes.clone();
@@ -90,10 +95,15 @@ async fn accept(listener: TcpListener, probes: Arc<Vec<Probe>>) {
 
 async fn connection(mut stream: TcpStream, probes: Arc<Vec<Probe>>) {
     // TLS goes through to the application: the kubelet does not verify, and only the application has the key.
-    if let Some(https) = probes.iter().find(|probe| probe.scheme.eq_ignore_ascii_case("https")) {
+    if let Some(https) = probes
+        .iter()
+        .find(|probe| probe.scheme.eq_ignore_ascii_case("https"))
+    {
         let mut first = [0u8; 1];
         if matches!(stream.peek(&mut first).await, Ok(1)) && first == [0x16] {
-            if let Ok(mut target) = TcpStream::connect((Ipv4Addr::LOCALHOST, https.target_port)).await {
+            if let Ok(mut target) =
+                TcpStream::connect((Ipv4Addr::LOCALHOST, https.target_port)).await
+            {
                 let _ = copy_bidirectional(&mut stream, &mut target).await;
             }
             return;
@@ -115,24 +125,39 @@ async fn answer(request: Request<Incoming>, probes: &[Probe]) -> Response<Full<B
         return check(&request).await;
     }
     let asked = request.uri().path();
-    let found = probes.iter().find(|probe| probe.scheme.eq_ignore_ascii_case("http") && probe.path == asked);
+    let found = probes
+        .iter()
+        .find(|probe| probe.scheme.eq_ignore_ascii_case("http") && probe.path == asked);
     let Some(probe) = found else {
         return text(StatusCode::NOT_FOUND, "no such probe");
     };
     if probe.target_port == 0 {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "the probe's named port is unknown");
+        return text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the probe's named port is unknown",
+        );
     }
     let limit = Duration::from_secs(probe.timeout_seconds.max(1));
     match timeout(limit, forward(request, probe)).await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("probe: {error:#}")),
-        Err(_) => text(StatusCode::GATEWAY_TIMEOUT, "the application did not answer in time"),
+        Ok(Err(error)) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &format!("probe: {error:#}"),
+        ),
+        Err(_) => text(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the application did not answer in time",
+        ),
     }
 }
 
-async fn forward(request: Request<Incoming>, probe: &Probe) -> anyhow::Result<Response<Full<Bytes>>> {
+async fn forward(
+    request: Request<Incoming>,
+    probe: &Probe,
+) -> anyhow::Result<Response<Full<Bytes>>> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, probe.target_port)).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let (mut parts, _) = request.into_parts();
     let path = if probe.target_path.starts_with('/') {
@@ -142,13 +167,26 @@ async fn forward(request: Request<Incoming>, probe: &Probe) -> anyhow::Result<Re
     };
     parts.uri = path.parse::<Uri>().context("targetPath")?;
     parts.headers.remove(http::header::CONNECTION);
-    parts.headers.entry(http::header::HOST).or_insert(HeaderValue::from_static("localhost"));
-    let response = sender.send_request(Request::from_parts(parts, Full::new(Bytes::new()))).await?;
+    parts
+        .headers
+        .entry(http::header::HOST)
+        .or_insert(HeaderValue::from_static("localhost"));
+    let response = sender
+        .send_request(Request::from_parts(parts, Full::new(Bytes::new())))
+        .await?;
     let (mut parts, body) = response.into_parts();
     // What is beyond the kubelet's interest is cut, not waited for.
-    let body = Limited::new(body, BODY).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = Limited::new(body, BODY)
+        .collect()
+        .await
+        .map(|body| body.to_bytes())
+        .unwrap_or_default();
     connection.abort();
-    for name in [http::header::TRANSFER_ENCODING, http::header::CONTENT_LENGTH, http::header::CONNECTION] {
+    for name in [
+        http::header::TRANSFER_ENCODING,
+        http::header::CONTENT_LENGTH,
+        http::header::CONNECTION,
+    ] {
         parts.headers.remove(name);
     }
     Ok(Response::from_parts(parts, Full::new(body)))
@@ -156,11 +194,25 @@ async fn forward(request: Request<Incoming>, probe: &Probe) -> anyhow::Result<Re
 
 /// The TCP check: whether something listens on the application's port.
 async fn check(request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let header = request.headers().get(ORIGINAL_PORT).and_then(|value| value.to_str().ok());
-    let Some(port) = header.and_then(|value| value.trim().parse::<u16>().ok()).filter(|port| *port > 0) else {
-        return text(StatusCode::BAD_REQUEST, "header Original-Tcp-Port must name a port");
+    let header = request
+        .headers()
+        .get(ORIGINAL_PORT)
+        .and_then(|value| value.to_str().ok());
+    let Some(port) = header
+        .and_then(|value| value.trim().parse::<u16>().ok())
+        .filter(|port| *port > 0)
+    else {
+        return text(
+            StatusCode::BAD_REQUEST,
+            "header Original-Tcp-Port must name a port",
+        );
     };
-    match timeout(Duration::from_secs(5), TcpStream::connect((Ipv4Addr::LOCALHOST, port))).await {
+    match timeout(
+        Duration::from_secs(5),
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)),
+    )
+    .await
+    {
         Ok(Ok(_)) => text(StatusCode::OK, "the port accepts connections"),
         _ => text(StatusCode::NOT_FOUND, "the port accepts no connections"),
     }

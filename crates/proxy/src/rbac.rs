@@ -109,7 +109,10 @@ pub struct Verdict {
 impl Rbac {
     /// Decides over a connection (no request) or a request. Without a request, conditions on headers fail.
     pub fn decide(&self, peer: &Peer, request: Option<&RequestView<'_>>) -> Verdict {
-        let matched = self.policies.iter().find(|policy| policy.matches(peer, request));
+        let matched = self
+            .policies
+            .iter()
+            .find(|policy| policy.matches(peer, request));
         let policy = matched.map(|policy| policy.name.clone());
         let allowed = match self.action {
             Action::Allow => matched.is_some(),
@@ -122,8 +125,13 @@ impl Rbac {
 
 impl Policy {
     fn matches(&self, peer: &Peer, request: Option<&RequestView<'_>>) -> bool {
-        self.permissions.iter().any(|permission| permission.holds(peer, request))
-            && self.principals.iter().any(|principal| principal.holds(peer, request))
+        self.permissions
+            .iter()
+            .any(|permission| permission.holds(peer, request))
+            && self
+                .principals
+                .iter()
+                .any(|principal| principal.holds(peer, request))
     }
 }
 
@@ -135,10 +143,16 @@ impl Permission {
             Permission::Or(some) => some.iter().any(|one| one.holds(peer, request)),
             Permission::Not(inner) => !inner.holds(peer, request),
             Permission::Header(matcher) => request.is_some_and(|request| matcher.matches(request)),
-            Permission::Path(matcher) => request.is_some_and(|request| matcher.matches(path(request))),
+            Permission::Path(matcher) => {
+                request.is_some_and(|request| matcher.matches(path(request)))
+            }
             Permission::DestinationIp(range) => range.contains(&peer.destination.ip()),
-            Permission::DestinationPort(start, end) => (*start..*end).contains(&u32::from(peer.destination.port())),
-            Permission::ServerName(matcher) => matcher.matches(peer.server_name.as_deref().unwrap_or_default()),
+            Permission::DestinationPort(start, end) => {
+                (*start..*end).contains(&u32::from(peer.destination.port()))
+            }
+            Permission::ServerName(matcher) => {
+                matcher.matches(peer.server_name.as_deref().unwrap_or_default())
+            }
         }
     }
 }
@@ -151,18 +165,25 @@ impl Principal {
             Principal::Or(some) => some.iter().any(|one| one.holds(peer, request)),
             Principal::Not(inner) => !inner.holds(peer, request),
             Principal::Authenticated(None) => peer.names.is_some(),
-            Principal::Authenticated(Some(matcher)) => {
-                peer.names.as_ref().is_some_and(|names| names.iter().any(|name| matcher.matches(name)))
-            }
+            Principal::Authenticated(Some(matcher)) => peer
+                .names
+                .as_ref()
+                .is_some_and(|names| names.iter().any(|name| matcher.matches(name))),
             Principal::SourceIp(range) => range.contains(&peer.source),
             Principal::Header(matcher) => request.is_some_and(|request| matcher.matches(request)),
-            Principal::Path(matcher) => request.is_some_and(|request| matcher.matches(path(request))),
+            Principal::Path(matcher) => {
+                request.is_some_and(|request| matcher.matches(path(request)))
+            }
         }
     }
 }
 
 fn path<'a>(request: &RequestView<'a>) -> &'a str {
-    request.path_and_query.split(['?', '#']).next().unwrap_or_default()
+    request
+        .path_and_query
+        .split(['?', '#'])
+        .next()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -179,7 +200,14 @@ mod tests {
     }
 
     fn allow(permissions: Vec<Permission>, principals: Vec<Principal>) -> Rbac {
-        Rbac { action: Action::Allow, policies: vec![Policy { name: "p".into(), permissions, principals }] }
+        Rbac {
+            action: Action::Allow,
+            policies: vec![Policy {
+                name: "p".into(),
+                permissions,
+                principals,
+            }],
+        }
     }
 
     fn named(name: &str) -> Principal {
@@ -188,7 +216,10 @@ mod tests {
 
     #[test]
     fn identities_are_compared_exactly_and_only_when_verified() {
-        let rbac = allow(vec![Permission::Any], vec![named("spiffe://cluster.local/a/b")]);
+        let rbac = allow(
+            vec![Permission::Any],
+            vec![named("spiffe://cluster.local/a/b")],
+        );
         let cases = [
             (Some("spiffe://cluster.local/a/b"), true),
             (Some("spiffe://cluster.local/a/bb"), false),
@@ -196,15 +227,32 @@ mod tests {
             (None, false),
         ];
         for (name, expected) in cases {
-            assert_eq!(rbac.decide(&peer(name, 80), None).allowed, expected, "{name:?}");
+            assert_eq!(
+                rbac.decide(&peer(name, 80), None).allowed,
+                expected,
+                "{name:?}"
+            );
         }
     }
 
     #[test]
     fn no_policy_allows_nobody_and_denies_nobody() {
-        for (action, allowed) in [(Action::Allow, false), (Action::Deny, true), (Action::Log, true)] {
-            let rbac = Rbac { action, policies: Vec::new() };
-            assert_eq!(rbac.decide(&peer(None, 80), None), Verdict { allowed, policy: None });
+        for (action, allowed) in [
+            (Action::Allow, false),
+            (Action::Deny, true),
+            (Action::Log, true),
+        ] {
+            let rbac = Rbac {
+                action,
+                policies: Vec::new(),
+            };
+            assert_eq!(
+                rbac.decide(&peer(None, 80), None),
+                Verdict {
+                    allowed,
+                    policy: None
+                }
+            );
         }
     }
 
@@ -214,21 +262,41 @@ mod tests {
         let cases = [
             (Permission::Or(vec![port(80), port(90)]), 90, true),
             (Permission::Or(vec![]), 90, false),
-            (Permission::And(vec![port(80), Permission::Not(Box::new(port(90)))]), 80, true),
-            (Permission::DestinationIp("10.0.0.0/24".parse().unwrap()), 1, true),
-            (Permission::ServerName(StringMatch::Affix(crate::matcher::Affix::Suffix, ".local".into())), 1, true),
+            (
+                Permission::And(vec![port(80), Permission::Not(Box::new(port(90)))]),
+                80,
+                true,
+            ),
+            (
+                Permission::DestinationIp("10.0.0.0/24".parse().unwrap()),
+                1,
+                true,
+            ),
+            (
+                Permission::ServerName(StringMatch::Affix(
+                    crate::matcher::Affix::Suffix,
+                    ".local".into(),
+                )),
+                1,
+                true,
+            ),
             (Permission::Path(StringMatch::Any), 1, false),
         ];
         for (permission, to, expected) in cases {
             let text = format!("{permission:?}");
             let rbac = allow(vec![permission], vec![Principal::Any]);
-            assert_eq!(rbac.decide(&peer(None, to), None).allowed, expected, "{text}");
+            assert_eq!(
+                rbac.decide(&peer(None, to), None).allowed,
+                expected,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn the_matching_policy_is_told() {
-        let verdict = allow(vec![Permission::Any], vec![Principal::Any]).decide(&peer(None, 1), None);
+        let verdict =
+            allow(vec![Permission::Any], vec![Principal::Any]).decide(&peer(None, 1), None);
         assert_eq!(verdict.policy.as_deref(), Some("p"));
     }
 }

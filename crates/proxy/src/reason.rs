@@ -84,7 +84,13 @@ const fn row(
     body: &'static str,
     blame: Blame,
 ) -> Row {
-    Row { details, flag, status, body, blame }
+    Row {
+        details,
+        flag,
+        status,
+        body,
+        blame,
+    }
 }
 
 impl Reason {
@@ -118,10 +124,20 @@ impl Reason {
         use StatusCode as S;
         match self {
             Reason::RouteNotFound => row("route_not_found", "NR", S::NOT_FOUND, "", Policy),
-            Reason::ClusterNotFound => row("cluster_not_found", "NC", S::SERVICE_UNAVAILABLE, "", Configuration),
-            Reason::NoHealthyUpstream => {
-                row("no_healthy_upstream", "UH", S::SERVICE_UNAVAILABLE, "no healthy upstream", Upstream)
-            }
+            Reason::ClusterNotFound => row(
+                "cluster_not_found",
+                "NC",
+                S::SERVICE_UNAVAILABLE,
+                "",
+                Configuration,
+            ),
+            Reason::NoHealthyUpstream => row(
+                "no_healthy_upstream",
+                "UH",
+                S::SERVICE_UNAVAILABLE,
+                "no healthy upstream",
+                Upstream,
+            ),
             Reason::ConnectFailed => row(
                 "upstream_reset_before_response_started{remote_connection_failure}",
                 "UF",
@@ -167,21 +183,59 @@ impl Reason {
                 "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
                 Upstream,
             ),
-            Reason::Timeout => {
-                row("response_timeout", "UT", S::GATEWAY_TIMEOUT, "upstream request timeout", Upstream)
-            }
-            Reason::IdleTimeout => {
-                row("stream_idle_timeout", "SI", S::REQUEST_TIMEOUT, "stream timeout", Downstream)
-            }
-            Reason::Denied => row("rbac_access_denied", "-", S::FORBIDDEN, "RBAC: access denied", Policy),
-            Reason::BadRequest => row("http.invalid_request", "DPE", S::BAD_REQUEST, "", Downstream),
+            Reason::Timeout => row(
+                "response_timeout",
+                "UT",
+                S::GATEWAY_TIMEOUT,
+                "upstream request timeout",
+                Upstream,
+            ),
+            Reason::IdleTimeout => row(
+                "stream_idle_timeout",
+                "SI",
+                S::REQUEST_TIMEOUT,
+                "stream timeout",
+                Downstream,
+            ),
+            Reason::Denied => row(
+                "rbac_access_denied",
+                "-",
+                S::FORBIDDEN,
+                "RBAC: access denied",
+                Policy,
+            ),
+            Reason::BadRequest => row(
+                "http.invalid_request",
+                "DPE",
+                S::BAD_REQUEST,
+                "",
+                Downstream,
+            ),
             Reason::UpgradeForbidden => row("upgrade_failed", "-", S::FORBIDDEN, "", Policy),
             Reason::NoFilterChain => row("filter_chain_not_found", "NR", S::NOT_FOUND, "", Policy),
-            Reason::DownstreamTls => row("downstream_tls_failure", "-", S::BAD_REQUEST, "", Downstream),
-            Reason::InspectionTimeout => row("listener_filter_timeout", "-", S::REQUEST_TIMEOUT, "", Downstream),
+            Reason::DownstreamTls => row(
+                "downstream_tls_failure",
+                "-",
+                S::BAD_REQUEST,
+                "",
+                Downstream,
+            ),
+            Reason::InspectionTimeout => row(
+                "listener_filter_timeout",
+                "-",
+                S::REQUEST_TIMEOUT,
+                "",
+                Downstream,
+            ),
             Reason::Loop => row("own_port", "-", S::LOOP_DETECTED, "", Downstream),
             Reason::Overloaded => row("overload", "OM", S::SERVICE_UNAVAILABLE, "", Local),
-            Reason::ClientGone => row("downstream_remote_disconnect", "DC", S::BAD_REQUEST, "", Downstream),
+            Reason::ClientGone => row(
+                "downstream_remote_disconnect",
+                "DC",
+                S::BAD_REQUEST,
+                "",
+                Downstream,
+            ),
         }
     }
 }

@@ -239,22 +239,40 @@ impl RouteTable {
                 }
             }
         }
-        index.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
-        index.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        Ok(RouteTable { name, hosts, index, ..RouteTable::default() })
+        index
+            .suffixes
+            .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        index
+            .prefixes
+            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        Ok(RouteTable {
+            name,
+            hosts,
+            index,
+            ..RouteTable::default()
+        })
     }
 
     /// The virtual host for an authority.
     pub fn host(&self, authority: &str) -> Option<&VirtualHost> {
         let lower = authority.to_ascii_lowercase();
-        let host = if self.ignore_port { without_port(&lower) } else { &lower };
-        self.index.find(host).and_then(|position| self.hosts.get(position))
+        let host = if self.ignore_port {
+            without_port(&lower)
+        } else {
+            &lower
+        };
+        self.index
+            .find(host)
+            .and_then(|position| self.hosts.get(position))
     }
 
     /// The first route of the authority's host whose conditions hold.
     pub fn find(&self, request: &RequestView<'_>) -> Option<Found<'_>> {
         let host = self.host(request.authority)?;
-        let route = host.routes.iter().find(|route| route.condition.matches(request))?;
+        let route = host
+            .routes
+            .iter()
+            .find(|route| route.condition.matches(request))?;
         Some(Found { host, route })
     }
 
@@ -287,16 +305,31 @@ impl HostIndex {
     fn find(&self, host: &str) -> Option<usize> {
         let exact = self.exact.get(host).copied();
         // A star stands for at least one character.
-        let suffix = || self.suffixes.iter().find(|(s, _)| host.len() > s.len() && host.ends_with(s.as_str()));
-        let prefix = || self.prefixes.iter().find(|(p, _)| host.len() > p.len() && host.starts_with(p.as_str()));
-        exact.or_else(|| suffix().map(|(_, at)| *at)).or_else(|| prefix().map(|(_, at)| *at)).or(self.any)
+        let suffix = || {
+            self.suffixes
+                .iter()
+                .find(|(s, _)| host.len() > s.len() && host.ends_with(s.as_str()))
+        };
+        let prefix = || {
+            self.prefixes
+                .iter()
+                .find(|(p, _)| host.len() > p.len() && host.starts_with(p.as_str()))
+        };
+        exact
+            .or_else(|| suffix().map(|(_, at)| *at))
+            .or_else(|| prefix().map(|(_, at)| *at))
+            .or(self.any)
     }
 }
 
 /// The authority without its port, IPv6 literals included.
 pub fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') && (!host.contains(':') || host.ends_with(']')) => host,
+        Some((host, port))
+            if !port.contains(']') && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            host
+        }
         _ => authority,
     }
 }
@@ -318,20 +351,22 @@ impl PathMatch {
     fn matches(&self, path: &str) -> bool {
         match self {
             PathMatch::Prefix(prefix) => path.starts_with(prefix.as_str()),
-            PathMatch::Segments(prefix) => {
-                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
+            PathMatch::Segments(prefix) => path
+                .strip_prefix(prefix.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
             PathMatch::Text(matcher) => matcher.matches(path),
-            PathMatch::PrefixNoCase(prefix) => {
-                path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-            }
+            PathMatch::PrefixNoCase(prefix) => path
+                .get(..prefix.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(prefix)),
         }
     }
 
     /// How much of the path was matched, for a prefix rewrite.
     pub fn matched_length(&self, path: &str) -> usize {
         match self {
-            PathMatch::Prefix(prefix) | PathMatch::Segments(prefix) | PathMatch::PrefixNoCase(prefix) => prefix.len(),
+            PathMatch::Prefix(prefix)
+            | PathMatch::Segments(prefix)
+            | PathMatch::PrefixNoCase(prefix) => prefix.len(),
             PathMatch::Text(StringMatch::Exact(exact)) => exact.len(),
             PathMatch::Text(StringMatch::NoCase(Affix::Whole, exact)) => exact.len(),
             PathMatch::Text(_) => path.len(),
@@ -347,12 +382,17 @@ pub fn split(path_and_query: &str) -> (&str, &str) {
 
 /// Whether a request is gRPC by its content type.
 pub fn is_grpc(request: &RequestView<'_>) -> bool {
-    request.headers.get(http::header::CONTENT_TYPE).is_some_and(|value| is_grpc_type(value.as_bytes()))
+    request
+        .headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| is_grpc_type(value.as_bytes()))
 }
 
 /// `application/grpc`, alone or with a suffix or parameters.
 pub fn is_grpc_type(content_type: &[u8]) -> bool {
-    content_type.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    content_type
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 // === impl Target ===
@@ -378,114 +418,4 @@ impl Target {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderMap;
-
-    use super::*;
-    use crate::matcher::{HeaderCondition, HeaderKey};
-
-    fn route(name: &str, path: PathMatch, method: Option<&str>) -> Arc<Route> {
-        let headers = method
-            .map(|method| HeaderMatch {
-                key: HeaderKey::Method,
-                condition: HeaderCondition::Value(StringMatch::Exact(method.into())),
-                invert: false,
-                missing_is_empty: false,
-            })
-            .into_iter()
-            .collect();
-        Arc::new(Route {
-            name: name.into(),
-            condition: RouteMatch { path, headers, query: Vec::new(), grpc: false },
-            action: Action::Respond(200, bytes::Bytes::new()),
-            edits: Edits::default(),
-            rbac: None,
-        })
-    }
-
-    fn host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>) -> VirtualHost {
-        let domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
-        VirtualHost { name: name.into(), domains, routes, ..VirtualHost::default() }
-    }
-
-    #[test]
-    fn hosts_are_found_exact_then_suffix_then_prefix_then_any() {
-        let table = RouteTable::new(
-            "t".into(),
-            vec![
-                host("exact", &["a.example.com", "a.example.com:8080"], vec![]),
-                host("suffix", &["*.example.com"], vec![]),
-                host("longer", &["*.b.example.com"], vec![]),
-                host("prefix", &["foo.*"], vec![]),
-                host("any", &["*"], vec![]),
-            ],
-        )
-        .unwrap();
-        let cases = [
-            ("a.example.com", "exact"),
-            ("A.Example.COM", "exact"),
-            ("a.example.com:8080", "exact"),
-            ("a.example.com:9", "any"),
-            ("c.example.com", "suffix"),
-            ("c.b.example.com", "longer"),
-            (".example.com", "any"),
-            ("foo.org", "prefix"),
-            ("", "any"),
-        ];
-        for (authority, expected) in cases {
-            assert_eq!(&*table.host(authority).unwrap().name, expected, "{authority}");
-        }
-    }
-
-    #[test]
-    fn a_domain_belongs_to_one_host() {
-        let twice = vec![host("a", &["x"], vec![]), host("b", &["x"], vec![])];
-        assert_eq!(RouteTable::new("t".into(), twice).unwrap_err(), "x");
-    }
-
-    #[test]
-    fn the_first_route_that_matches_is_taken() {
-        let regex = |pattern: &str| PathMatch::Text(StringMatch::regex(pattern).unwrap());
-        let routes = vec![
-            route("get", regex("/get"), Some("GET")),
-            route("any-get", regex("/get"), None),
-            route("segments", PathMatch::Segments("/api".into()), None),
-            route("prefix", PathMatch::Prefix("/ap".into()), None),
-            route("case", PathMatch::PrefixNoCase("/low".into()), None),
-        ];
-        let table = RouteTable::new("t".into(), vec![host("h", &["*"], routes)]).unwrap();
-        let headers = HeaderMap::new();
-        let cases = [
-            ("GET", "/get", Some("get")),
-            ("GET", "/get?x=1", Some("get")),
-            ("POST", "/get", Some("any-get")),
-            ("GET", "/get/x", None),
-            ("GET", "/api", Some("segments")),
-            ("GET", "/api/x", Some("segments")),
-            ("GET", "/apis", Some("prefix")),
-            ("GET", "/LOWER", Some("case")),
-            ("GET", "/", None),
-        ];
-        for (method, path_and_query, expected) in cases {
-            let request = RequestView { method, path_and_query, authority: "h", scheme: "http", headers: &headers };
-            assert_eq!(table.find(&request).map(|found| &*found.route.name), expected, "{method} {path_and_query}");
-        }
-    }
-
-    #[test]
-    fn weights_share_the_requests() {
-        let cluster = |name: &str, weight| WeightedCluster { name: name.into(), weight, edits: Edits::default() };
-        let target = Target::Weighted { total: 4, clusters: vec![cluster("a", 3), cluster("b", 0), cluster("c", 1)] };
-        let picked: Vec<String> = (0..4).map(|roll| target.pick(roll).unwrap().0.to_string()).collect();
-        assert_eq!(picked, ["a", "a", "a", "c"]);
-        assert!(Target::Weighted { total: 0, clusters: vec![] }.pick(1).is_none());
-    }
-
-    #[test]
-    fn ports_are_cut_off() {
-        let cases = [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1")];
-        for (authority, expected) in cases {
-            assert_eq!(without_port(authority), expected);
-        }
-    }
-}
+mod tests;

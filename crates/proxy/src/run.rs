@@ -38,7 +38,11 @@ pub type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 pub fn run(settings: Settings, set_level: SetLevel) -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let stats = Arc::new(Stats::default());
-    let log = if settings.no_access_log { AccessLog::off(stats.clone()) } else { AccessLog::stdout(stats.clone())? };
+    let log = if settings.no_access_log {
+        AccessLog::off(stats.clone())
+    } else {
+        AccessLog::stdout(stats.clone())?
+    };
     let limit = match settings.max_connections {
         // A proxied connection takes two descriptors.
         0 => descriptors().saturating_sub(RESERVED) / 2,
@@ -47,8 +51,15 @@ pub fn run(settings: Settings, set_level: SetLevel) -> anyhow::Result<()> {
     let own = Arc::new(OwnCertificate::default());
     let shared = Arc::new(Shared::new(stats, log, own, limit.max(1)));
     let (stop, stopped) = watch::channel(false);
-    let workers = (0..settings.workers).map(|index| worker(index, stopped.clone())).collect::<anyhow::Result<Vec<_>>>()?;
-    info!(node = settings.node_id(), workers = workers.len(), connections = limit, "proxy starts");
+    let workers = (0..settings.workers)
+        .map(|index| worker(index, stopped.clone()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    info!(
+        node = settings.node_id(),
+        workers = workers.len(),
+        connections = limit,
+        "proxy starts"
+    );
     let control = RuntimeBuilder::new_current_thread().enable_all().build()?;
     let outcome = control.block_on(supervise(settings, set_level, shared, workers));
     drop(stop);
@@ -94,11 +105,21 @@ async fn supervise(
     })
     .await?;
     let plane = Arc::new(ControlPlane::new(&settings, shared.own.clone())?);
-    let keeping = identity::keep(settings.clone(), plane.clone(), shared.own.clone(), shared.stats.clone());
+    let keeping = identity::keep(
+        settings.clone(),
+        plane.clone(),
+        shared.own.clone(),
+        shared.stats.clone(),
+    );
     let ads = Ads {
         machine,
-        parser: ConfigParser { own_certificate: settings.own_certificate().into() },
-        builder: Builder { own: shared.own.clone(), workers: count },
+        parser: ConfigParser {
+            own_certificate: settings.own_certificate().into(),
+        },
+        builder: Builder {
+            own: shared.own.clone(),
+            workers: count,
+        },
         shared: shared.clone(),
         listeners: listeners.clone(),
         lookups: Lookups::new(),
@@ -154,5 +175,8 @@ fn descriptors() -> usize {
     };
     let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     let raised = getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _)| soft);
-    raised.ok().and_then(|soft| usize::try_from(soft).ok()).unwrap_or(DESCRIPTORS)
+    raised
+        .ok()
+        .and_then(|soft| usize::try_from(soft).ok())
+        .unwrap_or(DESCRIPTORS)
 }

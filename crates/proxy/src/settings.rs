@@ -32,7 +32,11 @@ pub struct Settings {
     #[arg(long, env = "OSM_TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: String,
     /// The projected ServiceAccount token.
-    #[arg(long, env = "OSM_TOKEN_PATH", default_value = "/var/run/secrets/openservicemesh.io/token")]
+    #[arg(
+        long,
+        env = "OSM_TOKEN_PATH",
+        default_value = "/var/run/secrets/openservicemesh.io/token"
+    )]
     pub token_path: PathBuf,
     /// The pod's label `osm-proxy-uuid`.
     #[arg(long, env = "OSM_PROXY_UUID")]
@@ -107,7 +111,10 @@ fn one() -> u64 {
 impl Settings {
     /// The xDS node id.
     pub fn node_id(&self) -> String {
-        format!("{}.sidecar.{}.{}.{}", self.uuid, self.service_account, self.namespace, self.trust_domain)
+        format!(
+            "{}.sidecar.{}.{}.{}",
+            self.uuid, self.service_account, self.namespace, self.trust_domain
+        )
     }
 
     /// The xDS node cluster.
@@ -139,6 +146,13 @@ mod tests {
     fn probes_are_read_as_the_injector_writes_them() {
         let text = r#"[{"port":15901,"path":"/osm-liveness-probe/app","scheme":"HTTP","targetPort":8080,"targetPath":"/healthz","timeoutSeconds":1}]"#;
         let probes: Vec<Probe> = serde_json::from_str(text).unwrap();
-        assert_eq!((probes[0].port, probes[0].target_port, probes[0].target_path.as_str()), (15901, 8080, "/healthz"));
+        assert_eq!(
+            (
+                probes[0].port,
+                probes[0].target_port,
+                probes[0].target_path.as_str()
+            ),
+            (15901, 8080, "/healthz")
+        );
     }
 }

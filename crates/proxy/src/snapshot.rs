@@ -40,8 +40,13 @@ impl Builder {
         let mut next = Snapshot::default();
         for (name, entry) in machine.active(Kind::Cluster) {
             if let Value::Cluster(config) = &entry.value.value {
-                let kept = old.clusters.get(name).filter(|cluster| Arc::ptr_eq(&cluster.config, config));
-                let cluster = kept.cloned().unwrap_or_else(|| Arc::new(Cluster::new(config.clone(), self.workers)));
+                let kept = old
+                    .clusters
+                    .get(name)
+                    .filter(|cluster| Arc::ptr_eq(&cluster.config, config));
+                let cluster = kept
+                    .cloned()
+                    .unwrap_or_else(|| Arc::new(Cluster::new(config.clone(), self.workers)));
                 self.assign(machine, &cluster);
                 self.secure(machine, &cluster);
                 next.clusters.insert(name.clone(), cluster);
@@ -54,7 +59,10 @@ impl Builder {
         }
         for (name, entry) in machine.active(Kind::Listener) {
             if let Value::Listener(listener) = &entry.value.value {
-                let same = old.sources.get(name).is_some_and(|source| Arc::ptr_eq(source, listener));
+                let same = old
+                    .sources
+                    .get(name)
+                    .is_some_and(|source| Arc::ptr_eq(source, listener));
                 next.sources.insert(name.clone(), listener.clone());
                 let listener = match old.listeners.get(name) {
                     Some(serving) if same => serving.clone(),
@@ -72,16 +80,27 @@ impl Builder {
     fn assign(&self, machine: &Machine<Resource>, cluster: &Cluster) {
         let assignment = match &cluster.config.discovery {
             Discovery::Static(assignment) => Some(assignment.clone()),
-            Discovery::Eds(name) => match machine.find(Kind::Endpoints, name).map(|entry| &entry.value.value) {
+            Discovery::Eds(name) => match machine
+                .find(Kind::Endpoints, name)
+                .map(|entry| &entry.value.value)
+            {
                 Some(Value::Endpoints(assignment)) => Some(assignment.clone()),
-                _ => None,
+                _ => {
+                    // The wait for them is over, or the cluster would not serve.
+                    cluster.settle();
+                    None
+                }
             },
             Discovery::Dns(_) | Discovery::OriginalDestination => None,
         };
         if let Some(assignment) = assignment {
             let now = cluster.endpoints.load();
             let same = now.all.len() == assignment.endpoints.len()
-                && now.all.iter().zip(&assignment.endpoints).all(|(endpoint, config)| endpoint.config == *config);
+                && now
+                    .all
+                    .iter()
+                    .zip(&assignment.endpoints)
+                    .all(|(endpoint, config)| endpoint.config == *config);
             if !same || !cluster.resolved.load(std::sync::atomic::Ordering::Acquire) {
                 cluster.assign(&assignment.endpoints);
             }
@@ -93,9 +112,11 @@ impl Builder {
             return;
         };
         let current = cluster.tls.load_full();
-        let made = Inputs::resolve(&tls.common, |name| secret(machine, name)).and_then(|inputs| match &current {
-            Some(current) if current.inputs.same(&inputs) => Ok(None),
-            _ => client(tls, inputs, &self.own).map(Some),
+        let made = Inputs::resolve(&tls.common, |name| secret(machine, name)).and_then(|inputs| {
+            match &current {
+                Some(current) if current.inputs.same(&inputs) => Ok(None),
+                _ => client(tls, inputs, &self.own).map(Some),
+            }
         });
         match made {
             Ok(None) => {}
@@ -115,9 +136,11 @@ impl Builder {
             return;
         };
         let current = chain.tls_server.load_full();
-        let made = Inputs::resolve(&tls.common, |name| secret(machine, name)).and_then(|inputs| match &current {
-            Some(current) if current.inputs.same(&inputs) => Ok(None),
-            _ => server(tls, inputs, &self.own).map(Some),
+        let made = Inputs::resolve(&tls.common, |name| secret(machine, name)).and_then(|inputs| {
+            match &current {
+                Some(current) if current.inputs.same(&inputs) => Ok(None),
+                _ => server(tls, inputs, &self.own).map(Some),
+            }
         });
         match made {
             Ok(None) => {}
@@ -140,7 +163,11 @@ fn keep_chains(new: &Arc<Listener>, old: Option<&Arc<Listener>>) -> Arc<Listener
         return new.clone();
     };
     let keep = |chain: &Arc<Chain>| {
-        let twin = old.chains.iter().chain(&old.default_chain).find(|kept| kept.source == chain.source);
+        let twin = old
+            .chains
+            .iter()
+            .chain(&old.default_chain)
+            .find(|kept| kept.source == chain.source);
         twin.unwrap_or(chain).clone()
     };
     Arc::new(Listener {
@@ -165,7 +192,10 @@ pub fn drain_removed(old: &Snapshot, new: &Snapshot) {
         let now = new.listeners.get(name);
         for chain in listener.chains.iter().chain(&listener.default_chain) {
             let stays = now.is_some_and(|now| {
-                now.chains.iter().chain(&now.default_chain).any(|kept| Arc::ptr_eq(kept, chain))
+                now.chains
+                    .iter()
+                    .chain(&now.default_chain)
+                    .any(|kept| Arc::ptr_eq(kept, chain))
             });
             if !stays {
                 chain.drain.send_replace(true);

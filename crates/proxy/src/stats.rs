@@ -155,7 +155,11 @@ impl Default for Stats {
 impl Stats {
     /// The counters of a listener; made at its first sight. Names come from configuration only, so they are bounded.
     pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerStats> {
-        self.listeners.lock().entry(name.clone()).or_default().clone()
+        self.listeners
+            .lock()
+            .entry(name.clone())
+            .or_default()
+            .clone()
     }
 
     /// Seconds since the start.
@@ -164,15 +168,54 @@ impl Stats {
     }
 
     /// All counters, with those of the clusters given.
-    pub fn samples<'a>(&self, clusters: impl Iterator<Item = (&'a str, &'a ClusterStats)>) -> Vec<Sample> {
+    pub fn samples<'a>(
+        &self,
+        clusters: impl Iterator<Item = (&'a str, &'a ClusterStats)>,
+    ) -> Vec<Sample> {
         let mut samples = Samples(Vec::new());
         samples.add("server.live", "envoy_server_live", &[], Kind::Gauge, 1);
-        samples.add("server.uptime", "envoy_server_uptime", &[], Kind::Gauge, signed(self.uptime()));
-        samples.add("server.days_until_first_cert_expiring", "envoy_server_days_until_first_cert_expiring", &[], Kind::Gauge, self.certificate_seconds.get() / 86_400);
-        samples.add("control_plane.connected_state", "envoy_control_plane_connected_state", &[], Kind::Gauge, self.connected.get());
-        samples.add("osm_proxy.xds_streams", "osm_proxy_xds_streams", &[], Kind::Counter, signed(self.streams.get()));
-        samples.add("osm_proxy.certificates", "osm_proxy_certificates", &[], Kind::Counter, signed(self.certificates.get()));
-        samples.add("osm_proxy.access_log_dropped", "osm_proxy_access_log_dropped", &[], Kind::Counter, signed(self.log_dropped.get()));
+        samples.add(
+            "server.uptime",
+            "envoy_server_uptime",
+            &[],
+            Kind::Gauge,
+            signed(self.uptime()),
+        );
+        samples.add(
+            "server.days_until_first_cert_expiring",
+            "envoy_server_days_until_first_cert_expiring",
+            &[],
+            Kind::Gauge,
+            self.certificate_seconds.get() / 86_400,
+        );
+        samples.add(
+            "control_plane.connected_state",
+            "envoy_control_plane_connected_state",
+            &[],
+            Kind::Gauge,
+            self.connected.get(),
+        );
+        samples.add(
+            "osm_proxy.xds_streams",
+            "osm_proxy_xds_streams",
+            &[],
+            Kind::Counter,
+            signed(self.streams.get()),
+        );
+        samples.add(
+            "osm_proxy.certificates",
+            "osm_proxy_certificates",
+            &[],
+            Kind::Counter,
+            signed(self.certificates.get()),
+        );
+        samples.add(
+            "osm_proxy.access_log_dropped",
+            "osm_proxy_access_log_dropped",
+            &[],
+            Kind::Counter,
+            signed(self.log_dropped.get()),
+        );
         for (name, stats) in self.listeners.lock().iter() {
             samples.listener(name, stats);
         }
@@ -212,65 +255,196 @@ impl Samples {
         let mut text = String::new();
         for (name, value) in labels {
             let comma = if text.is_empty() { "" } else { "," };
-            let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let escaped = value
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
             let _ = write!(text, "{comma}{name}=\"{escaped}\"");
         }
-        self.0.push(Sample { plain: plain.to_owned(), metric: metric.to_owned(), labels: text, kind, value });
+        self.0.push(Sample {
+            plain: plain.to_owned(),
+            metric: metric.to_owned(),
+            labels: text,
+            kind,
+            value,
+        });
     }
 
     fn cluster(&mut self, name: &str, stats: &ClusterStats) {
         let labels = [("envoy_cluster_name", name)];
         let mut one = |short: &str, kind, value| {
-            self.add(&format!("cluster.{name}.{short}"), &format!("envoy_cluster_{short}"), &labels, kind, value);
+            self.add(
+                &format!("cluster.{name}.{short}"),
+                &format!("envoy_cluster_{short}"),
+                &labels,
+                kind,
+                value,
+            );
         };
-        one("upstream_cx_total", Kind::Counter, signed(stats.connections.get()));
-        one("upstream_cx_active", Kind::Gauge, stats.connections_active.get());
-        one("upstream_cx_connect_fail", Kind::Counter, signed(stats.connect_failures.get()));
-        one("upstream_cx_connect_timeout", Kind::Counter, signed(stats.connect_timeouts.get()));
-        one("upstream_cx_tx_bytes_total", Kind::Counter, signed(stats.sent.get()));
-        one("upstream_cx_rx_bytes_total", Kind::Counter, signed(stats.received.get()));
-        one("upstream_cx_none_healthy", Kind::Counter, signed(stats.unhealthy.get()));
-        one("upstream_rq_total", Kind::Counter, signed(stats.requests.get()));
-        one("upstream_rq_active", Kind::Gauge, stats.requests_active.get());
-        one("upstream_rq_timeout", Kind::Counter, signed(stats.timeouts.get()));
-        self.classes("cluster", "envoy_cluster_upstream_rq_xx", "upstream_rq", labels, &stats.classes);
+        one(
+            "upstream_cx_total",
+            Kind::Counter,
+            signed(stats.connections.get()),
+        );
+        one(
+            "upstream_cx_active",
+            Kind::Gauge,
+            stats.connections_active.get(),
+        );
+        one(
+            "upstream_cx_connect_fail",
+            Kind::Counter,
+            signed(stats.connect_failures.get()),
+        );
+        one(
+            "upstream_cx_connect_timeout",
+            Kind::Counter,
+            signed(stats.connect_timeouts.get()),
+        );
+        one(
+            "upstream_cx_tx_bytes_total",
+            Kind::Counter,
+            signed(stats.sent.get()),
+        );
+        one(
+            "upstream_cx_rx_bytes_total",
+            Kind::Counter,
+            signed(stats.received.get()),
+        );
+        one(
+            "upstream_cx_none_healthy",
+            Kind::Counter,
+            signed(stats.unhealthy.get()),
+        );
+        one(
+            "upstream_rq_total",
+            Kind::Counter,
+            signed(stats.requests.get()),
+        );
+        one(
+            "upstream_rq_active",
+            Kind::Gauge,
+            stats.requests_active.get(),
+        );
+        one(
+            "upstream_rq_timeout",
+            Kind::Counter,
+            signed(stats.timeouts.get()),
+        );
+        self.classes(
+            "cluster",
+            "envoy_cluster_upstream_rq_xx",
+            "upstream_rq",
+            labels,
+            &stats.classes,
+        );
     }
 
     fn listener(&mut self, name: &str, stats: &ListenerStats) {
         let labels = [("envoy_listener_address", name)];
         let mut one = |short: &str, kind, value| {
-            self.add(&format!("listener.{name}.{short}"), &format!("envoy_listener_{}", short.replace('.', "_")), &labels, kind, value);
+            self.add(
+                &format!("listener.{name}.{short}"),
+                &format!("envoy_listener_{}", short.replace('.', "_")),
+                &labels,
+                kind,
+                value,
+            );
         };
-        one("downstream_cx_total", Kind::Counter, signed(stats.connections.get()));
-        one("downstream_cx_active", Kind::Gauge, stats.connections_active.get());
-        one("no_filter_chain_match", Kind::Counter, signed(stats.no_filter_chain.get()));
-        one("ssl.handshake", Kind::Counter, signed(stats.handshakes.get()));
-        one("ssl.connection_error", Kind::Counter, signed(stats.handshake_errors.get()));
-        one("rbac.allowed", Kind::Counter, signed(stats.rbac_allowed.get()));
-        one("rbac.denied", Kind::Counter, signed(stats.rbac_denied.get()));
+        one(
+            "downstream_cx_total",
+            Kind::Counter,
+            signed(stats.connections.get()),
+        );
+        one(
+            "downstream_cx_active",
+            Kind::Gauge,
+            stats.connections_active.get(),
+        );
+        one(
+            "no_filter_chain_match",
+            Kind::Counter,
+            signed(stats.no_filter_chain.get()),
+        );
+        one(
+            "ssl.handshake",
+            Kind::Counter,
+            signed(stats.handshakes.get()),
+        );
+        one(
+            "ssl.connection_error",
+            Kind::Counter,
+            signed(stats.handshake_errors.get()),
+        );
+        one(
+            "rbac.allowed",
+            Kind::Counter,
+            signed(stats.rbac_allowed.get()),
+        );
+        one(
+            "rbac.denied",
+            Kind::Counter,
+            signed(stats.rbac_denied.get()),
+        );
         let labels = [("envoy_http_conn_manager_prefix", name)];
         let mut one = |short: &str, kind, value| {
-            self.add(&format!("http.{name}.{short}"), &format!("envoy_http_{short}"), &labels, kind, value);
+            self.add(
+                &format!("http.{name}.{short}"),
+                &format!("envoy_http_{short}"),
+                &labels,
+                kind,
+                value,
+            );
         };
-        one("downstream_rq_total", Kind::Counter, signed(stats.requests.get()));
-        one("downstream_rq_active", Kind::Gauge, stats.requests_active.get());
-        self.classes("http", "envoy_http_downstream_rq_xx", "downstream_rq", labels, &stats.classes);
+        one(
+            "downstream_rq_total",
+            Kind::Counter,
+            signed(stats.requests.get()),
+        );
+        one(
+            "downstream_rq_active",
+            Kind::Gauge,
+            stats.requests_active.get(),
+        );
+        self.classes(
+            "http",
+            "envoy_http_downstream_rq_xx",
+            "downstream_rq",
+            labels,
+            &stats.classes,
+        );
     }
 
-    fn classes(&mut self, scope: &str, metric: &str, short: &str, labels: [(&str, &str); 1], classes: &Classes) {
+    fn classes(
+        &mut self,
+        scope: &str,
+        metric: &str,
+        short: &str,
+        labels: [(&str, &str); 1],
+        classes: &Classes,
+    ) {
         let [(label, name)] = labels;
         for (class, counter) in (1..).zip(&classes.0) {
             let digit = class.to_string();
             let plain = format!("{scope}.{name}.{short}_{digit}xx");
             let labels = [("envoy_response_code_class", digit.as_str()), (label, name)];
-            self.add(&plain, metric, &labels, Kind::Counter, signed(counter.get()));
+            self.add(
+                &plain,
+                metric,
+                &labels,
+                Kind::Counter,
+                signed(counter.get()),
+            );
         }
     }
 }
 
 /// The plain form, as Envoy's `/stats`.
 pub fn plain(samples: &[Sample]) -> String {
-    let mut lines: Vec<String> = samples.iter().map(|sample| format!("{}: {}\n", sample.plain, sample.value)).collect();
+    let mut lines: Vec<String> = samples
+        .iter()
+        .map(|sample| format!("{}: {}\n", sample.plain, sample.value))
+        .collect();
     lines.sort();
     lines.concat()
 }
@@ -284,7 +458,11 @@ pub fn prometheus(samples: &[Sample]) -> String {
     let mut text = String::new();
     for (metric, samples) in by_metric {
         let counter = samples.iter().any(|sample| sample.kind == Kind::Counter);
-        let _ = writeln!(text, "# TYPE {metric} {}", if counter { "counter" } else { "gauge" });
+        let _ = writeln!(
+            text,
+            "# TYPE {metric} {}",
+            if counter { "counter" } else { "gauge" }
+        );
         for sample in samples {
             let _ = writeln!(text, "{metric}{{{}}} {}", sample.labels, sample.value);
         }
@@ -304,8 +482,14 @@ mod tests {
         cluster.classes.count(StatusCode::NOT_FOUND);
         let samples = stats.samples([("ns/svc|80", &cluster)].into_iter());
         let plain = plain(&samples);
-        assert!(plain.contains("http.in.downstream_rq_total: 3\n"), "{plain}");
-        assert!(plain.contains("cluster.ns/svc|80.upstream_rq_4xx: 1\n"), "{plain}");
+        assert!(
+            plain.contains("http.in.downstream_rq_total: 3\n"),
+            "{plain}"
+        );
+        assert!(
+            plain.contains("cluster.ns/svc|80.upstream_rq_4xx: 1\n"),
+            "{plain}"
+        );
         let text = prometheus(&samples);
         let line = "envoy_cluster_upstream_rq_xx{envoy_response_code_class=\"4\",envoy_cluster_name=\"ns/svc|80\"} 1\n";
         assert!(text.contains(line), "{text}");

@@ -14,7 +14,7 @@ use crate::copy::{End, Outcome, both};
 use crate::listener::TcpProxy;
 use crate::net::Stream;
 use crate::reason::Reason;
-use crate::upstream::{Connected, choose, connect};
+use crate::upstream::{Connected, choose, connect, settled};
 use crate::worker::roll;
 
 /// How long a connection of a chain that left the configuration may go on.
@@ -58,9 +58,11 @@ async fn open(
     line.upstream_cluster = Some(name.clone());
     let snapshot = connection.worker.shared.snapshot.load_full();
     let cluster = snapshot.clusters.get(name).ok_or(Reason::ClusterNotFound)?;
+    settled(cluster).await;
     let mut reason = Reason::NoHealthyUpstream;
     for _ in 0..proxy.connect_attempts {
-        let endpoint = choose(cluster, &connection.peer, roll()).ok_or(Reason::NoHealthyUpstream)?;
+        let endpoint =
+            choose(cluster, &connection.peer, roll()).ok_or(Reason::NoHealthyUpstream)?;
         line.upstream_host = Some(endpoint.config.address.to_string());
         match connect(cluster, &endpoint).await {
             Ok((stream, connected)) => return Ok((stream, cluster.clone(), endpoint, connected)),
@@ -87,7 +89,13 @@ pub async fn turned(flag: &mut watch::Receiver<bool>) {
     }
 }
 
-fn finish(outcome: Option<&Outcome>, stream: &Stream, upstream: &Stream, cluster: &Cluster, line: &mut Line) {
+fn finish(
+    outcome: Option<&Outcome>,
+    stream: &Stream,
+    upstream: &Stream,
+    cluster: &Cluster,
+    line: &mut Line,
+) {
     let Some(outcome) = outcome else {
         line.response_code_details = "drained".to_owned();
         return;
@@ -118,7 +126,11 @@ fn finish(outcome: Option<&Outcome>, stream: &Stream, upstream: &Stream, cluster
 }
 
 fn reset(error: &io::Error, other: &Stream) {
-    let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionAborted];
+    let kinds = [
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::BrokenPipe,
+        io::ErrorKind::ConnectionAborted,
+    ];
     if kinds.contains(&error.kind()) {
         other.socket().reset_on_close();
     }

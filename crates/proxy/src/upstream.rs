@@ -58,13 +58,35 @@ pub fn choose(cluster: &Cluster, peer: &Peer, roll: u64) -> Option<Arc<Endpoint>
     chosen
 }
 
-/// Whether the cluster's endpoints are not yet known (as opposed to none).
-pub fn is_waiting(cluster: &Cluster) -> bool {
-    !matches!(cluster.config.discovery, Discovery::OriginalDestination) && !cluster.resolved.load(Ordering::Acquire)
+/// Waits while a cluster's endpoints are being looked for, as long as connecting may take: a cluster that has just
+/// been configured must not answer as one without endpoints.
+pub async fn settled(cluster: &Cluster) {
+    let is_settled = || {
+        matches!(cluster.config.discovery, Discovery::OriginalDestination)
+            || cluster.resolved.load(Ordering::Acquire)
+    };
+    if is_settled() {
+        return;
+    }
+    let waiting = async {
+        loop {
+            // Listen first, look then: what is told in between is not missed.
+            let mut arrived = std::pin::pin!(cluster.arrived.notified());
+            arrived.as_mut().enable();
+            if is_settled() {
+                return;
+            }
+            arrived.await;
+        }
+    };
+    let _ = timeout(cluster.config.connect_timeout, waiting).await;
 }
 
 /// Opens a connection.
-pub async fn connect(cluster: &Cluster, endpoint: &Endpoint) -> Result<(Stream, Connected), ConnectError> {
+pub async fn connect(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+) -> Result<(Stream, Connected), ConnectError> {
     let limit = cluster.config.connect_timeout;
     let stats = &cluster.stats;
     stats.connections.increment();
@@ -95,12 +117,17 @@ async fn open(cluster: &Cluster, endpoint: &Endpoint) -> Result<Stream, ConnectE
         Some(_) => Some(cluster.tls.load_full().ok_or(ConnectError::Secrets)?),
         None => None,
     };
-    let socket = Socket::connect(endpoint.config.address).await.map_err(ConnectError::Tcp)?;
+    let socket = Socket::connect(endpoint.config.address)
+        .await
+        .map_err(ConnectError::Tcp)?;
     match tls {
         None => Ok(Stream::Plain(socket)),
         Some(tls) => {
             let connector = TlsConnector::from(tls.config.clone());
-            let stream = connector.connect(tls.name.clone(), socket).await.map_err(ConnectError::Tls)?;
+            let stream = connector
+                .connect(tls.name.clone(), socket)
+                .await
+                .map_err(ConnectError::Tls)?;
             Ok(Stream::Client(Box::new(stream)))
         }
     }

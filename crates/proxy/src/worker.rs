@@ -45,7 +45,12 @@ pub struct Place(Arc<Shared>);
 
 impl Shared {
     /// State of a proxy without configuration yet.
-    pub fn new(stats: Arc<Stats>, log: AccessLog, own: Arc<OwnCertificate>, connection_limit: usize) -> Shared {
+    pub fn new(
+        stats: Arc<Stats>,
+        log: AccessLog,
+        own: Arc<OwnCertificate>,
+        connection_limit: usize,
+    ) -> Shared {
         Shared {
             snapshot: ArcSwap::default(),
             stats,
@@ -112,7 +117,11 @@ mod tests {
     #[test]
     fn request_ids_have_the_form_of_a_uuid() {
         let id = super::request_id();
-        assert_eq!(id.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{id}");
+        assert_eq!(
+            id.split('-').map(str::len).collect::<Vec<_>>(),
+            [8, 4, 4, 4, 12],
+            "{id}"
+        );
         assert_ne!(id, super::request_id());
     }
 }

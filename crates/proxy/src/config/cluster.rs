@@ -11,7 +11,10 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 use xds::client::Kind;
 
 use super::http::{h2, requests};
-use super::{At, Checked, Context, duration, each, extension, ip_address, limit, port_of, refuse, socket_address, tls};
+use super::{
+    At, Checked, Context, duration, each, extension, ip_address, limit, port_of, refuse,
+    socket_address, tls,
+};
 use crate::cluster::{
     Assignment, ClusterConfig, Discovery, Dns, EndpointConfig, Family, LbPolicy, UpstreamHttp,
 };
@@ -27,16 +30,27 @@ const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptio
 #[allow(deprecated)] // Control planes still send the old fields.
 pub(super) fn cluster(message: pb::Cluster, context: &mut Context) -> Checked<ClusterConfig> {
     let policy = match pb::cluster::LbPolicy::try_from(message.lb_policy) {
-        Ok(pb::cluster::LbPolicy::RoundRobin | pb::cluster::LbPolicy::ClusterProvided) => LbPolicy::RoundRobin,
+        Ok(pb::cluster::LbPolicy::RoundRobin | pb::cluster::LbPolicy::ClusterProvided) => {
+            LbPolicy::RoundRobin
+        }
         Ok(pb::cluster::LbPolicy::LeastRequest) => LbPolicy::LeastRequest,
         Ok(pb::cluster::LbPolicy::Random) => LbPolicy::Random,
-        _ => return refuse("only ROUND_ROBIN, LEAST_REQUEST, RANDOM and CLUSTER_PROVIDED are supported").at("lb_policy"),
+        _ => {
+            return refuse(
+                "only ROUND_ROBIN, LEAST_REQUEST, RANDOM and CLUSTER_PROVIDED are supported",
+            )
+            .at("lb_policy");
+        }
     };
     let options = http_options(&message)?;
-    let common = options.as_ref().and_then(|o| o.common_http_protocol_options.as_ref());
+    let common = options
+        .as_ref()
+        .and_then(|o| o.common_http_protocol_options.as_ref());
     let common = common.or(message.common_http_protocol_options.as_ref());
     let discovery = discovery(&message, context)?;
-    let per_connection = message.max_requests_per_connection.map(|limit| u64::from(limit.value));
+    let per_connection = message
+        .max_requests_per_connection
+        .map(|limit| u64::from(limit.value));
     Ok(ClusterConfig {
         name: message.name.as_str().into(),
         discovery,
@@ -47,12 +61,17 @@ pub(super) fn cluster(message: pb::Cluster, context: &mut Context) -> Checked<Cl
         },
         tls: transport(&message, context).at("transport_socket.typed_config")?,
         http: match &options {
-            Some(options) => protocol(options).at(format_args!("typed_extension_protocol_options[{HTTP_OPTIONS:?}]"))?,
+            Some(options) => protocol(options).at(format_args!(
+                "typed_extension_protocol_options[{HTTP_OPTIONS:?}]"
+            ))?,
             None => legacy_protocol(&message)?,
         },
-        idle_timeout: limit(common.and_then(|common| common.idle_timeout.as_ref()), Some(IDLE))
-            .at("common_http_protocol_options.idle_timeout")?
-            .unwrap_or(IDLE),
+        idle_timeout: limit(
+            common.and_then(|common| common.idle_timeout.as_ref()),
+            Some(IDLE),
+        )
+        .at("common_http_protocol_options.idle_timeout")?
+        .unwrap_or(IDLE),
         max_requests_per_connection: requests(common).or(per_connection.filter(|limit| *limit > 0)),
     })
 }
@@ -62,7 +81,9 @@ fn discovery(message: &pb::Cluster, context: &mut Context) -> Checked<Discovery>
     let kind = match &message.cluster_discovery_type {
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind),
         None => Ok(DiscoveryType::Static),
-        Some(ClusterDiscoveryType::ClusterType(_)) => return refuse("not supported").at("cluster_type"),
+        Some(ClusterDiscoveryType::ClusterType(_)) => {
+            return refuse("not supported").at("cluster_type");
+        }
     };
     let load = message.load_assignment.as_ref();
     match kind {
@@ -71,8 +92,13 @@ fn discovery(message: &pb::Cluster, context: &mut Context) -> Checked<Discovery>
             Ok(Discovery::Static(Arc::new(assignment.unwrap_or_default())))
         }
         Ok(DiscoveryType::Eds) => {
-            let named = message.eds_cluster_config.as_ref().map(|eds| eds.service_name.as_str());
-            let name = named.filter(|name| !name.is_empty()).unwrap_or(&message.name);
+            let named = message
+                .eds_cluster_config
+                .as_ref()
+                .map(|eds| eds.service_name.as_str());
+            let name = named
+                .filter(|name| !name.is_empty())
+                .unwrap_or(&message.name);
             Ok(Discovery::Eds(context.needs(Kind::Endpoints, name)))
         }
         Ok(DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => dns(message, load),
@@ -82,18 +108,27 @@ fn discovery(message: &pb::Cluster, context: &mut Context) -> Checked<Discovery>
 }
 
 #[allow(deprecated)]
-fn dns(message: &pb::Cluster, load: Option<&endpoint::ClusterLoadAssignment>) -> Checked<Discovery> {
+fn dns(
+    message: &pb::Cluster,
+    load: Option<&endpoint::ClusterLoadAssignment>,
+) -> Checked<Discovery> {
     use pb::cluster::DnsLookupFamily;
     let Some(load) = load else {
         return refuse("is needed").at("load_assignment");
     };
     let localities = each("endpoints", &load.endpoints, |locality| {
         each("lb_endpoints", &locality.lb_endpoints, |entry| {
-            let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(found)) = &entry.host_identifier else {
+            let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(found)) =
+                &entry.host_identifier
+            else {
                 return refuse("an endpoint is needed").at("endpoint");
             };
             let socket = socket_address(found.address.as_ref()).at("endpoint.address")?;
-            Ok((socket.address.clone(), port_of(socket).at("endpoint.address.socket_address")?, weight(entry)))
+            Ok((
+                socket.address.clone(),
+                port_of(socket).at("endpoint.address.socket_address")?,
+                weight(entry),
+            ))
         })
     });
     let family = match DnsLookupFamily::try_from(message.dns_lookup_family) {
@@ -106,11 +141,17 @@ fn dns(message: &pb::Cluster, load: Option<&endpoint::ClusterLoadAssignment>) ->
     };
     let refresh = match &message.dns_refresh_rate {
         // A shorter interval than a second would only burden the resolver.
-        Some(rate) => duration(rate).at("dns_refresh_rate")?.max(Duration::from_secs(1)),
+        Some(rate) => duration(rate)
+            .at("dns_refresh_rate")?
+            .max(Duration::from_secs(1)),
         None => DNS_REFRESH,
     };
     Ok(Discovery::Dns(Arc::new(Dns {
-        hosts: localities.at("load_assignment")?.into_iter().flatten().collect(),
+        hosts: localities
+            .at("load_assignment")?
+            .into_iter()
+            .flatten()
+            .collect(),
         refresh,
         respect_ttl: message.respect_dns_ttl,
         family,
@@ -120,7 +161,9 @@ fn dns(message: &pb::Cluster, load: Option<&endpoint::ClusterLoadAssignment>) ->
 pub(super) fn assignment(message: &endpoint::ClusterLoadAssignment) -> Checked<Assignment> {
     let localities = each("endpoints", &message.endpoints, |locality| {
         each("lb_endpoints", &locality.lb_endpoints, |entry| {
-            let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(found)) = &entry.host_identifier else {
+            let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(found)) =
+                &entry.host_identifier
+            else {
                 return refuse("an endpoint is needed").at("endpoint");
             };
             let socket = socket_address(found.address.as_ref()).at("endpoint.address")?;
@@ -136,11 +179,15 @@ pub(super) fn assignment(message: &endpoint::ClusterLoadAssignment) -> Checked<A
             })
         })
     })?;
-    Ok(Assignment { endpoints: localities.into_iter().flatten().collect() })
+    Ok(Assignment {
+        endpoints: localities.into_iter().flatten().collect(),
+    })
 }
 
 fn weight(entry: &endpoint::LbEndpoint) -> u32 {
-    entry.load_balancing_weight.map_or(1, |weight| weight.value.max(1))
+    entry
+        .load_balancing_weight
+        .map_or(1, |weight| weight.value.max(1))
 }
 
 fn transport(message: &pb::Cluster, context: &mut Context) -> Checked<Option<UpstreamTls>> {
@@ -161,23 +208,30 @@ fn http_options(message: &pb::Cluster) -> Checked<Option<upstream::HttpProtocolO
         return Ok(None);
     };
     let found = extension(any).transpose();
-    found.at(format_args!("typed_extension_protocol_options[{HTTP_OPTIONS:?}]"))
+    found.at(format_args!(
+        "typed_extension_protocol_options[{HTTP_OPTIONS:?}]"
+    ))
 }
 
 fn protocol(options: &upstream::HttpProtocolOptions) -> Checked<UpstreamHttp> {
     use upstream::http_protocol_options::UpstreamProtocolOptions;
     use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
     match &options.upstream_protocol_options {
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match &explicit.protocol_config {
-            Some(ProtocolConfig::Http2ProtocolOptions(settings)) => {
-                Ok(UpstreamHttp::Http2(h2(Some(settings)).at("explicit_http_config.http2_protocol_options")?))
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+            match &explicit.protocol_config {
+                Some(ProtocolConfig::Http2ProtocolOptions(settings)) => Ok(UpstreamHttp::Http2(
+                    h2(Some(settings)).at("explicit_http_config.http2_protocol_options")?,
+                )),
+                Some(ProtocolConfig::HttpProtocolOptions(_)) => Ok(UpstreamHttp::Http1),
+                _ => refuse("HTTP/1 or HTTP/2 options are needed").at("explicit_http_config"),
             }
-            Some(ProtocolConfig::HttpProtocolOptions(_)) => Ok(UpstreamHttp::Http1),
-            _ => refuse("HTTP/1 or HTTP/2 options are needed").at("explicit_http_config"),
-        },
-        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)) => Ok(UpstreamHttp::Downstream(
-            h2(both.http2_protocol_options.as_ref()).at("use_downstream_protocol_config.http2_protocol_options")?,
-        )),
+        }
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)) => {
+            Ok(UpstreamHttp::Downstream(
+                h2(both.http2_protocol_options.as_ref())
+                    .at("use_downstream_protocol_config.http2_protocol_options")?,
+            ))
+        }
         _ => refuse("explicit_http_config or use_downstream_protocol_config is needed"),
     }
 }
@@ -187,9 +241,13 @@ fn legacy_protocol(message: &pb::Cluster) -> Checked<UpstreamHttp> {
     let use_downstream = pb::cluster::ClusterProtocolSelection::UseDownstreamProtocol;
     match &message.http2_protocol_options {
         _ if message.protocol_selection == i32::from(use_downstream) => {
-            Ok(UpstreamHttp::Downstream(h2(message.http2_protocol_options.as_ref()).at("http2_protocol_options")?))
+            Ok(UpstreamHttp::Downstream(
+                h2(message.http2_protocol_options.as_ref()).at("http2_protocol_options")?,
+            ))
         }
-        Some(settings) => Ok(UpstreamHttp::Http2(h2(Some(settings)).at("http2_protocol_options")?)),
+        Some(settings) => Ok(UpstreamHttp::Http2(
+            h2(Some(settings)).at("http2_protocol_options")?,
+        )),
         None => Ok(UpstreamHttp::Http1),
     }
 }

@@ -24,8 +24,13 @@ const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_KIB_MOST: u32 = 8192;
 const HEADERS_MOST: u32 = 10_000;
 
-pub(super) fn manager(message: &pb::HttpConnectionManager, context: &mut Context) -> Checked<HttpManager> {
-    use pb::http_connection_manager::{CodecType, ForwardClientCertDetails as Xfcc, RouteSpecifier};
+pub(super) fn manager(
+    message: &pb::HttpConnectionManager,
+    context: &mut Context,
+) -> Checked<HttpManager> {
+    use pb::http_connection_manager::{
+        CodecType, ForwardClientCertDetails as Xfcc, RouteSpecifier,
+    };
     let codec = match CodecType::try_from(message.codec_type) {
         Ok(CodecType::Auto) => Codec::Auto,
         Ok(CodecType::Http1) => Codec::Http1,
@@ -33,7 +38,9 @@ pub(super) fn manager(message: &pb::HttpConnectionManager, context: &mut Context
         _ => return refuse("HTTP/3 is not supported").at("codec_type"),
     };
     let routes = match &message.route_specifier {
-        Some(RouteSpecifier::Rds(rds)) => RouteSource::Named(context.needs(Kind::Routes, &rds.route_config_name)),
+        Some(RouteSpecifier::Rds(rds)) => {
+            RouteSource::Named(context.needs(Kind::Routes, &rds.route_config_name))
+        }
         Some(RouteSpecifier::RouteConfig(config)) => {
             RouteSource::Inline(Arc::new(route::table(config).at("route_config")?))
         }
@@ -56,22 +63,39 @@ pub(super) fn manager(message: &pb::HttpConnectionManager, context: &mut Context
         filters,
         server_name,
         server_header,
-        max_header_bytes: bounded(message.max_request_headers_kb.as_ref().map(|v| v.value), HEADER_KIB, HEADER_KIB_MOST)
-            .at("max_request_headers_kb")?
-            .saturating_mul(1024),
-        max_headers: bounded(common.and_then(|c| c.max_headers_count.as_ref()).map(|v| v.value), HEADERS, HEADERS_MOST)
-            .at("common_http_protocol_options.max_headers_count")?
-            .try_into()
-            .unwrap_or(usize::MAX),
+        max_header_bytes: bounded(
+            message.max_request_headers_kb.as_ref().map(|v| v.value),
+            HEADER_KIB,
+            HEADER_KIB_MOST,
+        )
+        .at("max_request_headers_kb")?
+        .saturating_mul(1024),
+        max_headers: bounded(
+            common
+                .and_then(|c| c.max_headers_count.as_ref())
+                .map(|v| v.value),
+            HEADERS,
+            HEADERS_MOST,
+        )
+        .at("common_http_protocol_options.max_headers_count")?
+        .try_into()
+        .unwrap_or(usize::MAX),
         idle_timeout: limit(common.and_then(|c| c.idle_timeout.as_ref()), Some(IDLE))
             .at("common_http_protocol_options.idle_timeout")?,
-        stream_idle_timeout: limit(message.stream_idle_timeout.as_ref(), Some(STREAM_IDLE)).at("stream_idle_timeout")?,
-        headers_timeout: limit(message.request_headers_timeout.as_ref(), Some(HEADERS_TIMEOUT))
-            .at("request_headers_timeout")?
-            .unwrap_or(HEADERS_TIMEOUT),
+        stream_idle_timeout: limit(message.stream_idle_timeout.as_ref(), Some(STREAM_IDLE))
+            .at("stream_idle_timeout")?,
+        headers_timeout: limit(
+            message.request_headers_timeout.as_ref(),
+            Some(HEADERS_TIMEOUT),
+        )
+        .at("request_headers_timeout")?
+        .unwrap_or(HEADERS_TIMEOUT),
         request_timeout: limit(message.request_timeout.as_ref(), None).at("request_timeout")?,
-        max_connection_duration: limit(common.and_then(|c| c.max_connection_duration.as_ref()), None)
-            .at("common_http_protocol_options.max_connection_duration")?,
+        max_connection_duration: limit(
+            common.and_then(|c| c.max_connection_duration.as_ref()),
+            None,
+        )
+        .at("common_http_protocol_options.max_connection_duration")?,
         max_requests_per_connection: requests(common),
         use_remote_address: flag(message.use_remote_address.as_ref(), false),
         trusted_hops: message.xff_num_trusted_hops,
@@ -95,8 +119,13 @@ pub(super) fn manager(message: &pb::HttpConnectionManager, context: &mut Context
 
 fn server_header(message: &pb::HttpConnectionManager) -> Checked<(HeaderValue, ServerHeader)> {
     use pb::http_connection_manager::ServerHeaderTransformation as Server;
-    let name = if message.server_name.is_empty() { "envoy" } else { message.server_name.as_str() };
-    let value = HeaderValue::from_str(name).or_else(|_| refuse("not a header value").at("server_name"))?;
+    let name = if message.server_name.is_empty() {
+        "envoy"
+    } else {
+        message.server_name.as_str()
+    };
+    let value =
+        HeaderValue::from_str(name).or_else(|_| refuse("not a header value").at("server_name"))?;
     match Server::try_from(message.server_header_transformation) {
         Ok(Server::Overwrite) => Ok((value, ServerHeader::Overwrite)),
         Ok(Server::AppendIfAbsent) => Ok((value, ServerHeader::IfAbsent)),
@@ -123,8 +152,15 @@ fn filters(list: &[pb::HttpFilter]) -> Checked<(Vec<HttpFilter>, Router)> {
             router = Some(found.at(path)?);
         } else if let Some(found) = extension::<HttpRbac>(any) {
             let rules = found.at(&path)?.rules;
-            let rules = rules.as_ref().map(rbac::rbac).transpose().at(format_args!("{path}.rules"))?;
-            filters.push(HttpFilter::Rbac { name: message.name.as_str().into(), rules });
+            let rules = rules
+                .as_ref()
+                .map(rbac::rbac)
+                .transpose()
+                .at(format_args!("{path}.rules"))?;
+            filters.push(HttpFilter::Rbac {
+                name: message.name.as_str().into(),
+                rules,
+            });
         } else {
             return refuse(format!("{:?} is not supported", any.type_url)).at(path);
         }
@@ -137,7 +173,9 @@ fn filters(list: &[pb::HttpFilter]) -> Checked<(Vec<HttpFilter>, Router)> {
 
 pub(super) fn requests(common: Option<&core::HttpProtocolOptions>) -> Option<u64> {
     let limit = common.and_then(|common| common.max_requests_per_connection.as_ref());
-    limit.map(|limit| u64::from(limit.value)).filter(|limit| *limit > 0)
+    limit
+        .map(|limit| u64::from(limit.value))
+        .filter(|limit| *limit > 0)
 }
 
 pub(super) fn h2(message: Option<&core::Http2ProtocolOptions>) -> Checked<H2> {
@@ -152,11 +190,19 @@ pub(super) fn h2(message: Option<&core::Http2ProtocolOptions>) -> Checked<H2> {
         Some(value) => refuse(format!("{value} is not from 65535 to 2147483647")),
     };
     Ok(H2 {
-        max_concurrent_streams: message.max_concurrent_streams.map_or(default.max_concurrent_streams, |v| v.value.max(1)),
-        stream_window: window(message.initial_stream_window_size.map(|v| v.value), default.stream_window)
-            .at("initial_stream_window_size")?,
-        connection_window: window(message.initial_connection_window_size.map(|v| v.value), default.connection_window)
-            .at("initial_connection_window_size")?,
+        max_concurrent_streams: message
+            .max_concurrent_streams
+            .map_or(default.max_concurrent_streams, |v| v.value.max(1)),
+        stream_window: window(
+            message.initial_stream_window_size.map(|v| v.value),
+            default.stream_window,
+        )
+        .at("initial_stream_window_size")?,
+        connection_window: window(
+            message.initial_connection_window_size.map(|v| v.value),
+            default.connection_window,
+        )
+        .at("initial_connection_window_size")?,
         allow_connect: message.allow_connect,
     })
 }

@@ -5,19 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use envoy_types::pb::envoy::config::core::v3::{Address, TrafficDirection, TransportSocket, transport_socket};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, TrafficDirection, TransportSocket, transport_socket,
+};
 use envoy_types::pb::envoy::config::listener::v3 as pb;
 use envoy_types::pb::envoy::extensions::filters::listener::{
-    http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, tls_inspector::v3::TlsInspector,
+    http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst,
+    tls_inspector::v3::TlsInspector,
 };
 use envoy_types::pb::envoy::extensions::filters::network::{
-    http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac, tcp_proxy::v3 as tcp,
+    http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac,
+    tcp_proxy::v3 as tcp,
 };
 use envoy_types::pb::google::protobuf::Any;
 use tokio::sync::watch;
 
 use super::matching::range;
-use super::{At, Checked, Context, each, extension, flag, http, ip_address, limit, port, rbac, refuse, socket_address, tls};
+use super::{
+    At, Checked, Context, each, extension, flag, http, ip_address, limit, port, rbac, refuse,
+    socket_address, tls,
+};
 use crate::chain::{ChainMatch, ChainTable, SourceKind};
 use crate::listener::{Chain, Direction, Listener, NetworkFilter, Predicate, TcpProxy, Terminal};
 use crate::route::{Edits, Target, WeightedCluster};
@@ -34,14 +41,17 @@ const BACKLOG: u32 = 4096;
 
 pub(super) fn listener(message: pb::Listener, context: &mut Context) -> Checked<Listener> {
     let mut addresses = vec![address(message.address.as_ref()).at("address")?];
-    addresses.extend(each("additional_addresses", &message.additional_addresses, |additional| {
-        address(additional.address.as_ref()).at("address")
-    })?);
+    addresses.extend(each(
+        "additional_addresses",
+        &message.additional_addresses,
+        |additional| address(additional.address.as_ref()).at("address"),
+    )?);
     let matches = each("filter_chains", &message.filter_chains, |chain| {
         chain_match(chain.filter_chain_match.as_ref()).at("filter_chain_match")
     })?;
     let table = ChainTable::new(matches).or_else(|(one, other)| {
-        refuse(format!("has the same conditions as filter_chains[{one}]")).at(format_args!("filter_chains[{other}]"))
+        refuse(format!("has the same conditions as filter_chains[{one}]"))
+            .at(format_args!("filter_chains[{other}]"))
     })?;
     let direction = match TrafficDirection::try_from(message.traffic_direction) {
         Ok(TrafficDirection::Inbound) => Direction::Inbound,
@@ -59,18 +69,27 @@ pub(super) fn listener(message: pb::Listener, context: &mut Context) -> Checked<
         original_destination: flag(message.use_original_dst.as_ref(), false),
         tls_inspector: None,
         http_inspector: None,
-        inspection_timeout: limit(message.listener_filters_timeout.as_ref(), Some(INSPECTION_TIMEOUT))
-            .at("listener_filters_timeout")?
-            .unwrap_or(Duration::from_secs(3600)),
+        inspection_timeout: limit(
+            message.listener_filters_timeout.as_ref(),
+            Some(INSPECTION_TIMEOUT),
+        )
+        .at("listener_filters_timeout")?
+        .unwrap_or(Duration::from_secs(3600)),
         continue_on_timeout: message.continue_on_listener_filters_timeout,
         table,
-        chains: each("filter_chains", &message.filter_chains, |message| chain(message, context).map(Arc::new))?,
+        chains: each("filter_chains", &message.filter_chains, |message| {
+            chain(message, context).map(Arc::new)
+        })?,
         default_chain: match &message.default_filter_chain {
-            Some(message) => Some(Arc::new(chain(message, context).at("default_filter_chain")?)),
+            Some(message) => Some(Arc::new(
+                chain(message, context).at("default_filter_chain")?,
+            )),
             None => None,
         },
     };
-    each("listener_filters", &message.listener_filters, |filter| listener_filter(filter, &mut listener))?;
+    each("listener_filters", &message.listener_filters, |filter| {
+        listener_filter(filter, &mut listener)
+    })?;
     Ok(listener)
 }
 
@@ -103,11 +122,15 @@ fn predicate(message: &pb::ListenerFilterChainMatchPredicate) -> Checked<Predica
     use pb::listener_filter_chain_match_predicate::Rule;
     Ok(match &message.rule {
         Some(Rule::OrMatch(set)) => Predicate::Or(each("or_match.rules", &set.rules, predicate)?),
-        Some(Rule::AndMatch(set)) => Predicate::And(each("and_match.rules", &set.rules, predicate)?),
+        Some(Rule::AndMatch(set)) => {
+            Predicate::And(each("and_match.rules", &set.rules, predicate)?)
+        }
         Some(Rule::NotMatch(inner)) => Predicate::Not(Box::new(predicate(inner).at("not_match")?)),
         Some(Rule::AnyMatch(true)) => Predicate::Always,
         Some(Rule::AnyMatch(false)) | None => Predicate::Never,
-        Some(Rule::DestinationPortRange(range)) => Predicate::Ports(range.start.into(), range.end.into()),
+        Some(Rule::DestinationPortRange(range)) => {
+            Predicate::Ports(range.start.into(), range.end.into())
+        }
     })
 }
 
@@ -116,23 +139,36 @@ fn chain_match(message: Option<&pb::FilterChainMatch>) -> Checked<ChainMatch> {
     let Some(message) = message else {
         return Ok(ChainMatch::default());
     };
-    let mut ports = each("source_ports", &message.source_ports, |number| port(*number))?;
+    let mut ports = each("source_ports", &message.source_ports, |number| {
+        port(*number)
+    })?;
     ports.sort_unstable();
     let server_names = each("server_names", &message.server_names, |name| {
         let lower = name.to_ascii_lowercase();
         match lower.strip_prefix('*') {
-            Some(suffix) if suffix.starts_with('.') && !suffix.contains('*') => Ok(suffix.to_owned()),
+            Some(suffix) if suffix.starts_with('.') && !suffix.contains('*') => {
+                Ok(suffix.to_owned())
+            }
             None if !lower.contains('*') => Ok(lower),
             _ => refuse(format!("{name:?} is neither a name nor *.suffix")),
         }
     })?;
     Ok(ChainMatch {
-        port: message.destination_port.map(|number| port(number.value)).transpose().at("destination_port")?,
+        port: message
+            .destination_port
+            .map(|number| port(number.value))
+            .transpose()
+            .at("destination_port")?,
         destinations: each("prefix_ranges", &message.prefix_ranges, range)?,
         server_names,
-        transport: Some(message.transport_protocol.clone()).filter(|transport| !transport.is_empty()),
+        transport: Some(message.transport_protocol.clone())
+            .filter(|transport| !transport.is_empty()),
         applications: message.application_protocols.clone(),
-        direct_sources: each("direct_source_prefix_ranges", &message.direct_source_prefix_ranges, range)?,
+        direct_sources: each(
+            "direct_source_prefix_ranges",
+            &message.direct_source_prefix_ranges,
+            range,
+        )?,
         source_kind: match Source::try_from(message.source_type) {
             Ok(Source::Any) => SourceKind::Any,
             Ok(Source::SameIpOrLoopback) => SourceKind::Local,
@@ -145,7 +181,10 @@ fn chain_match(message: Option<&pb::FilterChainMatch>) -> Checked<ChainMatch> {
 }
 
 fn chain(message: &pb::FilterChain, context: &mut Context) -> Checked<Chain> {
-    let tls = message.transport_socket.as_ref().map(|socket| downstream(socket, context));
+    let tls = message
+        .transport_socket
+        .as_ref()
+        .map(|socket| downstream(socket, context));
     let Some((last, first)) = message.filters.split_last() else {
         return refuse("at least one filter is needed").at("filters");
     };
@@ -155,10 +194,15 @@ fn chain(message: &pb::FilterChain, context: &mut Context) -> Checked<Chain> {
         source: message.clone(),
         tls: tls.transpose().at("transport_socket.typed_config")?,
         tls_server: ArcSwapOption::empty(),
-        handshake_timeout: limit(message.transport_socket_connect_timeout.as_ref(), Some(HANDSHAKE))
-            .at("transport_socket_connect_timeout")?
-            .unwrap_or(HANDSHAKE),
-        filters: each("filters", first, |filter| network_filter(typed(filter)?).at("typed_config"))?,
+        handshake_timeout: limit(
+            message.transport_socket_connect_timeout.as_ref(),
+            Some(HANDSHAKE),
+        )
+        .at("transport_socket_connect_timeout")?
+        .unwrap_or(HANDSHAKE),
+        filters: each("filters", first, |filter| {
+            network_filter(typed(filter)?).at("typed_config")
+        })?,
         terminal: typed(last)
             .and_then(|any| terminal(any, context).at("typed_config"))
             .at(format_args!("filters[{position}]"))?,
@@ -192,7 +236,10 @@ fn network_filter(any: &Any) -> Checked<NetworkFilter> {
                 None => refuse("rules are needed").at("rules"),
             }
         }
-        None => refuse(format!("{:?} cannot stand before the last filter", any.type_url)),
+        None => refuse(format!(
+            "{:?} cannot stand before the last filter",
+            any.type_url
+        )),
     }
 }
 
@@ -208,7 +255,9 @@ fn terminal(any: &Any, context: &mut Context) -> Checked<Terminal> {
 
 fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
     let target = match &message.cluster_specifier {
-        Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(name)) => Target::Cluster(name.as_str().into()),
+        Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(name)) => {
+            Target::Cluster(name.as_str().into())
+        }
         Some(tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(list)) => {
             let clusters: Vec<WeightedCluster> = list
                 .clusters
@@ -219,10 +268,15 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
                     edits: Edits::default(),
                 })
                 .collect();
-            let total = clusters.iter().try_fold(0u32, |sum, cluster| sum.checked_add(cluster.weight));
+            let total = clusters
+                .iter()
+                .try_fold(0u32, |sum, cluster| sum.checked_add(cluster.weight));
             match total {
                 Some(total) if total > 0 => Target::Weighted { total, clusters },
-                _ => return refuse("the weights must sum to a positive 32-bit number").at("weighted_clusters"),
+                _ => {
+                    return refuse("the weights must sum to a positive 32-bit number")
+                        .at("weighted_clusters");
+                }
             }
         }
         None => return refuse("cluster or weighted_clusters is needed"),
@@ -230,6 +284,8 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
     Ok(TcpProxy {
         target,
         idle_timeout: limit(message.idle_timeout.as_ref(), Some(TCP_IDLE)).at("idle_timeout")?,
-        connect_attempts: message.max_connect_attempts.map_or(1, |attempts| attempts.value.clamp(1, 10)),
+        connect_attempts: message
+            .max_connect_attempts
+            .map_or(1, |attempts| attempts.value.clamp(1, 10)),
     })
 }

@@ -42,9 +42,15 @@ pub(super) fn header(message: &pb::HeaderMatcher) -> Checked<HeaderMatch> {
         None => HeaderCondition::Present(true),
         Some(Specifier::PresentMatch(present)) => HeaderCondition::Present(*present),
         Some(Specifier::ExactMatch(text)) => value(StringMatch::Exact(text.clone())),
-        Some(Specifier::PrefixMatch(text)) => value(StringMatch::Affix(Affix::Prefix, text.clone())),
-        Some(Specifier::SuffixMatch(text)) => value(StringMatch::Affix(Affix::Suffix, text.clone())),
-        Some(Specifier::ContainsMatch(text)) => value(StringMatch::Affix(Affix::Contains, text.clone())),
+        Some(Specifier::PrefixMatch(text)) => {
+            value(StringMatch::Affix(Affix::Prefix, text.clone()))
+        }
+        Some(Specifier::SuffixMatch(text)) => {
+            value(StringMatch::Affix(Affix::Suffix, text.clone()))
+        }
+        Some(Specifier::ContainsMatch(text)) => {
+            value(StringMatch::Affix(Affix::Contains, text.clone()))
+        }
         Some(Specifier::SafeRegexMatch(regex)) => value(self::regex(regex).at("safe_regex_match")?),
         Some(Specifier::StringMatch(matcher)) => value(string(matcher).at("string_match")?),
         Some(Specifier::RangeMatch(range)) => HeaderCondition::Range(range.start, range.end),
@@ -64,16 +70,20 @@ pub(super) fn query(message: &pb::QueryParameterMatcher) -> Checked<QueryMatch> 
         Some(Specifier::PresentMatch(present)) => Err(*present),
         Some(Specifier::StringMatch(matcher)) => Ok(string(matcher).at("string_match")?),
     };
-    Ok(QueryMatch { name: message.name.clone(), condition })
+    Ok(QueryMatch {
+        name: message.name.clone(),
+        condition,
+    })
 }
 
 pub(super) fn range(message: &CidrRange) -> Checked<IpNet> {
-    let address = message
-        .address_prefix
-        .parse()
-        .or_else(|_| refuse(format!("{:?} is not an IP address", message.address_prefix)).at("address_prefix"))?;
+    let address = message.address_prefix.parse().or_else(|_| {
+        refuse(format!("{:?} is not an IP address", message.address_prefix)).at("address_prefix")
+    })?;
     let length = message.prefix_len.map_or(0, |length| length.value);
-    let net = u8::try_from(length).ok().and_then(|length| IpNet::new(address, length).ok());
+    let net = u8::try_from(length)
+        .ok()
+        .and_then(|length| IpNet::new(address, length).ok());
     match net {
         Some(net) => Ok(net.trunc()),
         None => refuse(format!("{length} is not a prefix length for {address}")).at("prefix_len"),
@@ -99,21 +109,31 @@ pub(super) fn header_add(message: &HeaderValueOption) -> Checked<HeaderAdd> {
     let Some(header) = &message.header else {
         return refuse("a header is needed").at("header");
     };
-    let text = if header.value.is_empty() { header.raw_value.as_slice() } else { header.value.as_bytes() };
+    let text = if header.value.is_empty() {
+        header.raw_value.as_slice()
+    } else {
+        header.value.as_bytes()
+    };
     if text.contains(&b'%') {
         return refuse("command operators (%…%) are not supported").at("header.value");
     }
-    let value =
-        HeaderValue::from_bytes(text).or_else(|_| refuse("not a header value").at("header.value"))?;
+    let value = HeaderValue::from_bytes(text)
+        .or_else(|_| refuse("not a header value").at("header.value"))?;
     let mode = match Action::try_from(message.append_action) {
         // The old field, where it is set, decides.
         #[allow(deprecated)]
-        Ok(Action::AppendIfExistsOrAdd) if !flag(message.append.as_ref(), true) => AddMode::Overwrite,
+        Ok(Action::AppendIfExistsOrAdd) if !flag(message.append.as_ref(), true) => {
+            AddMode::Overwrite
+        }
         Ok(Action::AppendIfExistsOrAdd) => AddMode::Append,
         Ok(Action::AddIfAbsent) => AddMode::IfAbsent,
         Ok(Action::OverwriteIfExistsOrAdd) => AddMode::Overwrite,
         Ok(Action::OverwriteIfExists) => AddMode::OverwriteIfPresent,
         Err(_) => return refuse("an unknown action").at("append_action"),
     };
-    Ok(HeaderAdd { name: header_name(&header.key).at("header.key")?, value, mode })
+    Ok(HeaderAdd {
+        name: header_name(&header.key).at("header.key")?,
+        value,
+        mode,
+    })
 }

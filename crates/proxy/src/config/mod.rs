@@ -60,16 +60,26 @@ impl Parser for ConfigParser {
     fn parse(&mut self, kind: Kind, name: &str, any: &Any) -> Result<Parsed<Resource>, Rejected> {
         let bytes = any.value.as_slice();
         let ignored = support::check(kind, bytes)?;
-        let mut context = Context { own_certificate: self.own_certificate.clone(), references: Vec::new() };
+        let mut context = Context {
+            own_certificate: self.own_certificate.clone(),
+            references: Vec::new(),
+        };
         let value = match kind {
-            Kind::Cluster => Value::Cluster(Arc::new(cluster::cluster(decode(bytes)?, &mut context)?)),
+            Kind::Cluster => {
+                Value::Cluster(Arc::new(cluster::cluster(decode(bytes)?, &mut context)?))
+            }
             Kind::Endpoints => Value::Endpoints(Arc::new(cluster::assignment(&decode(bytes)?)?)),
-            Kind::Listener => Value::Listener(Arc::new(listener::listener(decode(bytes)?, &mut context)?)),
+            Kind::Listener => {
+                Value::Listener(Arc::new(listener::listener(decode(bytes)?, &mut context)?))
+            }
             Kind::Routes => Value::Routes(Arc::new(route::table(&decode(bytes)?)?)),
             Kind::Secret => Value::Secret(tls::secret(decode(bytes)?)?),
         };
         tracing::debug!(%name, kind = kind.short(), ignored = ignored.len(), "resource accepted");
-        Ok(Parsed { value: Resource { value, ignored }, references: context.references })
+        Ok(Parsed {
+            value: Resource { value, ignored },
+            references: context.references,
+        })
     }
 }
 
@@ -82,7 +92,10 @@ struct Context {
 impl Context {
     fn needs(&mut self, kind: Kind, name: &str) -> Arc<str> {
         let name: Arc<str> = name.into();
-        let reference = Reference { kind, name: name.clone() };
+        let reference = Reference {
+            kind,
+            name: name.clone(),
+        };
         if !self.references.contains(&reference) {
             self.references.push(reference);
         }
@@ -127,7 +140,10 @@ fn extension<M: Message + Name + Default>(any: &wkt::Any) -> Option<Checked<M>> 
 /// Translates each element and names the one that is refused.
 fn each<T, U>(field: &str, list: &[T], translate: impl FnMut(&T) -> Checked<U>) -> Checked<Vec<U>> {
     let mut translate = translate;
-    list.iter().enumerate().map(|(index, item)| translate(item).at(format_args!("{field}[{index}]"))).collect()
+    list.iter()
+        .enumerate()
+        .map(|(index, item)| translate(item).at(format_args!("{field}[{index}]")))
+        .collect()
 }
 
 fn duration(value: &wkt::Duration) -> Checked<Duration> {
@@ -167,7 +183,9 @@ fn socket_address(address: Option<&core::Address>) -> Checked<&core::SocketAddre
 
 fn port_of(socket: &core::SocketAddress) -> Checked<u16> {
     match &socket.port_specifier {
-        Some(core::socket_address::PortSpecifier::PortValue(number)) => port(*number).at("port_value"),
+        Some(core::socket_address::PortSpecifier::PortValue(number)) => {
+            port(*number).at("port_value")
+        }
         _ => refuse("a port_value is needed"),
     }
 }

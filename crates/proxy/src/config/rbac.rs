@@ -41,19 +41,25 @@ fn permission(message: &pb::Permission) -> Checked<Permission> {
     use pb::permission::Rule;
     Ok(match &message.rule {
         Some(Rule::Any(true)) => Permission::Any,
-        Some(Rule::AndRules(set)) => Permission::And(each("and_rules.rules", &set.rules, permission)?),
+        Some(Rule::AndRules(set)) => {
+            Permission::And(each("and_rules.rules", &set.rules, permission)?)
+        }
         Some(Rule::OrRules(set)) => Permission::Or(each("or_rules.rules", &set.rules, permission)?),
         Some(Rule::NotRule(inner)) => Permission::Not(Box::new(permission(inner).at("not_rule")?)),
         Some(Rule::Header(message)) => Permission::Header(header(message).at("header")?),
         Some(Rule::UrlPath(message)) => Permission::Path(path(message).at("url_path")?),
-        Some(Rule::DestinationIp(message)) => Permission::DestinationIp(range(message).at("destination_ip")?),
+        Some(Rule::DestinationIp(message)) => {
+            Permission::DestinationIp(range(message).at("destination_ip")?)
+        }
         Some(Rule::DestinationPort(port)) if *port <= u32::from(u16::MAX) => {
             Permission::DestinationPort(*port, port.saturating_add(1))
         }
-        Some(Rule::DestinationPortRange(ports)) => match (u32::try_from(ports.start), u32::try_from(ports.end)) {
-            (Ok(start), Ok(end)) => Permission::DestinationPort(start, end),
-            _ => return refuse("not a range of ports").at("destination_port_range"),
-        },
+        Some(Rule::DestinationPortRange(ports)) => {
+            match (u32::try_from(ports.start), u32::try_from(ports.end)) {
+                (Ok(start), Ok(end)) => Permission::DestinationPort(start, end),
+                _ => return refuse("not a range of ports").at("destination_port_range"),
+            }
+        }
         Some(Rule::RequestedServerName(message)) => {
             Permission::ServerName(string(message).at("requested_server_name")?)
         }
@@ -70,11 +76,17 @@ fn principal(message: &pb::Principal) -> Checked<Principal> {
         Some(Identifier::NotId(inner)) => Principal::Not(Box::new(principal(inner).at("not_id")?)),
         Some(Identifier::Authenticated(message)) => {
             let name = message.principal_name.as_ref();
-            Principal::Authenticated(name.map(string).transpose().at("authenticated.principal_name")?)
+            Principal::Authenticated(
+                name.map(string)
+                    .transpose()
+                    .at("authenticated.principal_name")?,
+            )
         }
         #[allow(deprecated)]
         Some(Identifier::SourceIp(message)) => Principal::SourceIp(range(message).at("source_ip")?),
-        Some(Identifier::DirectRemoteIp(message)) => Principal::SourceIp(range(message).at("direct_remote_ip")?),
+        Some(Identifier::DirectRemoteIp(message)) => {
+            Principal::SourceIp(range(message).at("direct_remote_ip")?)
+        }
         Some(Identifier::RemoteIp(message)) => Principal::SourceIp(range(message).at("remote_ip")?),
         Some(Identifier::Header(message)) => Principal::Header(header(message).at("header")?),
         Some(Identifier::UrlPath(message)) => Principal::Path(path(message).at("url_path")?),

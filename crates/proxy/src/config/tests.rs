@@ -11,11 +11,16 @@ use xds::client::{Any, Kind, Parser};
 use super::{ConfigParser, Value};
 
 fn any<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: M::type_url(), value: message.encode_to_vec() }
+    Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    }
 }
 
 fn refusal<M: Message + Name>(kind: Kind, message: &M) -> String {
-    let mut parser = ConfigParser { own_certificate: "service-cert:ns/sa".into() };
+    let mut parser = ConfigParser {
+        own_certificate: "service-cert:ns/sa".into(),
+    };
     match parser.parse(kind, "x", &any(message)) {
         Ok(_) => "accepted".to_owned(),
         Err(rejected) => rejected.to_string(),
@@ -39,7 +44,9 @@ fn chain(name: &str) -> listener::FilterChain {
 
 #[test]
 fn what_is_refused_is_named() {
-    use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address};
+    use envoy_types::pb::envoy::config::core::v3::{
+        Address, SocketAddress, address, socket_address,
+    };
     let address = Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
             address: "::".into(),
@@ -47,18 +54,46 @@ fn what_is_refused_is_named() {
             ..Default::default()
         })),
     };
-    let base = listener::Listener { name: "l".into(), address: Some(address), ..Default::default() };
-    let good = listener::Listener { filter_chains: vec![chain("a")], ..base.clone() };
+    let base = listener::Listener {
+        name: "l".into(),
+        address: Some(address),
+        ..Default::default()
+    };
+    let good = listener::Listener {
+        filter_chains: vec![chain("a")],
+        ..base.clone()
+    };
     assert_eq!(refusal(Kind::Listener, &good), "accepted");
-    assert_eq!(refusal(Kind::Listener, &base), "filter_chains: at least one filter chain is needed");
-    let twins = listener::Listener { filter_chains: vec![chain("a"), chain("b")], ..base.clone() };
-    assert_eq!(refusal(Kind::Listener, &twins), "filter_chains[1]: has the same conditions as filter_chains[0]");
+    assert_eq!(
+        refusal(Kind::Listener, &base),
+        "filter_chains: at least one filter chain is needed"
+    );
+    let twins = listener::Listener {
+        filter_chains: vec![chain("a"), chain("b")],
+        ..base.clone()
+    };
+    assert_eq!(
+        refusal(Kind::Listener, &twins),
+        "filter_chains[1]: has the same conditions as filter_chains[0]"
+    );
     let mut empty = chain("a");
     empty.filters.clear();
-    let no_filters = listener::Listener { filter_chains: vec![empty], ..base.clone() };
-    assert_eq!(refusal(Kind::Listener, &no_filters), "filter_chains[0].filters: at least one filter is needed");
-    let nowhere = listener::Listener { address: None, ..good };
-    assert_eq!(refusal(Kind::Listener, &nowhere), "address: a socket_address is needed");
+    let no_filters = listener::Listener {
+        filter_chains: vec![empty],
+        ..base.clone()
+    };
+    assert_eq!(
+        refusal(Kind::Listener, &no_filters),
+        "filter_chains[0].filters: at least one filter is needed"
+    );
+    let nowhere = listener::Listener {
+        address: None,
+        ..good
+    };
+    assert_eq!(
+        refusal(Kind::Listener, &nowhere),
+        "address: a socket_address is needed"
+    );
 }
 
 #[test]
@@ -70,7 +105,9 @@ fn an_eds_cluster_needs_its_endpoints() {
         )),
         ..Default::default()
     };
-    let mut parser = ConfigParser { own_certificate: "own".into() };
+    let mut parser = ConfigParser {
+        own_certificate: "own".into(),
+    };
     let parsed = parser.parse(Kind::Cluster, "x", &any(&message)).unwrap();
     assert_eq!(&*parsed.references[0].name, "ns/svc|80");
     assert!(matches!(parsed.value.value, Value::Cluster(_)));
@@ -84,11 +121,24 @@ fn routes_are_checked() {
         routes,
         ..Default::default()
     };
-    let table = |virtual_hosts| route::RouteConfiguration { name: "r".into(), virtual_hosts, ..Default::default() };
+    let table = |virtual_hosts| route::RouteConfiguration {
+        name: "r".into(),
+        virtual_hosts,
+        ..Default::default()
+    };
     let cases = [
-        (table(vec![host(&["a", "*.b", "c.*", "*"], vec![])]), "accepted"),
-        (table(vec![host(&[], vec![])]), "virtual_hosts[0].domains: at least one domain is needed"),
-        (table(vec![host(&["a*b"], vec![])]), "virtual_hosts[0].domains[0]: \"a*b\" has a star in its middle"),
+        (
+            table(vec![host(&["a", "*.b", "c.*", "*"], vec![])]),
+            "accepted",
+        ),
+        (
+            table(vec![host(&[], vec![])]),
+            "virtual_hosts[0].domains: at least one domain is needed",
+        ),
+        (
+            table(vec![host(&["a*b"], vec![])]),
+            "virtual_hosts[0].domains[0]: \"a*b\" has a star in its middle",
+        ),
         (
             table(vec![host(&["a"], vec![]), host(&["A"], vec![])]),
             "virtual_hosts: two virtual hosts claim the domain \"a\"",
@@ -106,9 +156,11 @@ fn routes_are_checked() {
                         ..Default::default()
                     }),
                     action: Some(route::route::Action::Route(route::RouteAction {
-                        cluster_specifier: Some(route::route_action::ClusterSpecifier::WeightedClusters(
-                            Default::default(),
-                        )),
+                        cluster_specifier: Some(
+                            route::route_action::ClusterSpecifier::WeightedClusters(
+                                Default::default(),
+                            ),
+                        ),
                         ..Default::default()
                     })),
                     ..Default::default()
@@ -124,14 +176,22 @@ fn routes_are_checked() {
 
 #[test]
 fn a_policy_without_principals_is_refused() {
-    let rules = rbac::Rbac { policies: [("p".to_owned(), rbac::Policy::default())].into(), ..Default::default() };
+    let rules = rbac::Rbac {
+        policies: [("p".to_owned(), rbac::Policy::default())].into(),
+        ..Default::default()
+    };
     let refused = super::rbac::rbac(&rules).unwrap_err().to_string();
-    assert_eq!(refused, "policies[\"p\"]: a policy needs permissions and principals");
+    assert_eq!(
+        refused,
+        "policies[\"p\"]: a policy needs permissions and principals"
+    );
 }
 
 #[test]
 fn no_bytes_make_the_parser_panic() {
-    let mut parser = ConfigParser { own_certificate: "own".into() };
+    let mut parser = ConfigParser {
+        own_certificate: "own".into(),
+    };
     let mut state = 0x2545_F491_4F6C_DD1Du64;
     for round in 0..20_000u32 {
         let mut bytes = Vec::new();
@@ -140,10 +200,17 @@ fn no_bytes_make_the_parser_panic() {
             state ^= state >> 7;
             state ^= state << 17;
             // Mostly small field tags and lengths, so that the walk gets somewhere.
-            bytes.push(if state & 3 == 0 { (state >> 8) as u8 } else { ((state >> 8) % 0x40) as u8 });
+            bytes.push(if state & 3 == 0 {
+                (state >> 8) as u8
+            } else {
+                ((state >> 8) % 0x40) as u8
+            });
         }
         for kind in Kind::ALL {
-            let any = Any { type_url: kind.type_url().into(), value: bytes.clone() };
+            let any = Any {
+                type_url: kind.type_url().into(),
+                value: bytes.clone(),
+            };
             let _ = parser.parse(kind, "x", &any);
         }
     }

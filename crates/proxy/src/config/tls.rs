@@ -14,11 +14,14 @@ use super::matching::string;
 use super::route::data;
 use super::{At, Checked, Context, each, flag, refuse};
 use crate::tls::{
-    CertificateSource, DownstreamTls, NameKind, NameMatch, SUITES, Secret, TlsContext, UpstreamTls, Validation,
-    ValidationSource,
+    CertificateSource, DownstreamTls, NameKind, NameMatch, SUITES, Secret, TlsContext, UpstreamTls,
+    Validation, ValidationSource,
 };
 
-pub(super) fn downstream(message: &pb::DownstreamTlsContext, context: &mut Context) -> Checked<DownstreamTls> {
+pub(super) fn downstream(
+    message: &pb::DownstreamTlsContext,
+    context: &mut Context,
+) -> Checked<DownstreamTls> {
     use pb::downstream_tls_context::SessionTicketKeysType;
     let common = common(message.common_tls_context.as_ref(), context).at("common_tls_context")?;
     if matches!(common.certificate, CertificateSource::None) {
@@ -31,7 +34,9 @@ pub(super) fn downstream(message: &pb::DownstreamTlsContext, context: &mut Conte
     }
     let stateless_off = matches!(
         message.session_ticket_keys_type,
-        Some(SessionTicketKeysType::DisableStatelessSessionResumption(true))
+        Some(SessionTicketKeysType::DisableStatelessSessionResumption(
+            true
+        ))
     );
     Ok(DownstreamTls {
         common,
@@ -41,13 +46,19 @@ pub(super) fn downstream(message: &pb::DownstreamTlsContext, context: &mut Conte
     })
 }
 
-pub(super) fn upstream(message: &pb::UpstreamTlsContext, context: &mut Context) -> Checked<UpstreamTls> {
+pub(super) fn upstream(
+    message: &pb::UpstreamTlsContext,
+    context: &mut Context,
+) -> Checked<UpstreamTls> {
     let common = common(message.common_tls_context.as_ref(), context).at("common_tls_context")?;
     if matches!(common.validation, ValidationSource::None) {
         return refuse("a validation context is needed: an upstream nobody verifies is nobody's")
             .at("common_tls_context.validation_context");
     }
-    Ok(UpstreamTls { common, sni: message.sni.clone() })
+    Ok(UpstreamTls {
+        common,
+        sni: message.sni.clone(),
+    })
 }
 
 fn common(message: Option<&pb::CommonTlsContext>, context: &mut Context) -> Checked<TlsContext> {
@@ -64,17 +75,30 @@ fn common(message: Option<&pb::CommonTlsContext>, context: &mut Context) -> Chec
     })
 }
 
-fn certificate(message: &pb::CommonTlsContext, context: &mut Context) -> Checked<CertificateSource> {
-    match (message.tls_certificates.as_slice(), message.tls_certificate_sds_secret_configs.as_slice()) {
+fn certificate(
+    message: &pb::CommonTlsContext,
+    context: &mut Context,
+) -> Checked<CertificateSource> {
+    match (
+        message.tls_certificates.as_slice(),
+        message.tls_certificate_sds_secret_configs.as_slice(),
+    ) {
         ([], []) => Ok(CertificateSource::None),
-        ([certificate], []) => Ok(CertificateSource::Inline(certified(certificate).at("tls_certificates[0]")?)),
+        ([certificate], []) => Ok(CertificateSource::Inline(
+            certified(certificate).at("tls_certificates[0]")?,
+        )),
         ([], [secret]) if *secret.name == *context.own_certificate => Ok(CertificateSource::Own),
-        ([], [secret]) => Ok(CertificateSource::Secret(context.needs(Kind::Secret, &secret.name))),
+        ([], [secret]) => Ok(CertificateSource::Secret(
+            context.needs(Kind::Secret, &secret.name),
+        )),
         _ => refuse("one certificate is supported").at("tls_certificates"),
     }
 }
 
-fn validation_source(message: &pb::CommonTlsContext, context: &mut Context) -> Checked<ValidationSource> {
+fn validation_source(
+    message: &pb::CommonTlsContext,
+    context: &mut Context,
+) -> Checked<ValidationSource> {
     use pb::common_tls_context::ValidationContextType as Kinds;
     Ok(match &message.validation_context_type {
         None => ValidationSource::None,
@@ -89,10 +113,15 @@ fn validation_source(message: &pb::CommonTlsContext, context: &mut Context) -> C
             ValidationSource::Secret(context.needs(Kind::Secret, &secret.name))
         }
         Some(Kinds::CombinedValidationContext(combined)) => {
-            let default = combined.default_validation_context.clone().unwrap_or_default();
-            let default = validation(&default).at("combined_validation_context.default_validation_context")?;
+            let default = combined
+                .default_validation_context
+                .clone()
+                .unwrap_or_default();
+            let default = validation(&default)
+                .at("combined_validation_context.default_validation_context")?;
             let Some(secret) = &combined.validation_context_sds_secret_config else {
-                return refuse("is needed").at("combined_validation_context.validation_context_sds_secret_config");
+                return refuse("is needed")
+                    .at("combined_validation_context.validation_context_sds_secret_config");
             };
             ValidationSource::Combined(Arc::new(default), context.needs(Kind::Secret, &secret.name))
         }
@@ -106,8 +135,10 @@ fn parameters(message: Option<&pb::TlsParameters>) -> Checked<(bool, bool, Vec<S
         return Ok((true, true, Vec::new()));
     };
     let version = |number| Version::try_from(number).or_else(|_| refuse("an unknown version"));
-    let lowest = version(message.tls_minimum_protocol_version).at("tls_minimum_protocol_version")?;
-    let highest = version(message.tls_maximum_protocol_version).at("tls_maximum_protocol_version")?;
+    let lowest =
+        version(message.tls_minimum_protocol_version).at("tls_minimum_protocol_version")?;
+    let highest =
+        version(message.tls_maximum_protocol_version).at("tls_maximum_protocol_version")?;
     // TLS 1.0 and 1.1 are not spoken: a lower minimum means 1.2, a lower maximum nothing.
     if matches!(highest, Version::TlSv10 | Version::TlSv11) {
         return refuse("TLS 1.0 and 1.1 are not spoken").at("tls_maximum_protocol_version");
@@ -119,7 +150,10 @@ fn parameters(message: Option<&pb::TlsParameters>) -> Checked<(bool, bool, Vec<S
     }
     let known = |name: &String| SUITES.iter().any(|(suite, _)| suite == name);
     // Envoy's bracketed groups of equal preference are read as their members.
-    let named = message.cipher_suites.iter().flat_map(|name| name.trim_matches(['[', ']']).split('|'));
+    let named = message
+        .cipher_suites
+        .iter()
+        .flat_map(|name| name.trim_matches(['[', ']']).split('|'));
     let ciphers: Vec<String> = named.map(str::to_owned).filter(known).collect();
     if !message.cipher_suites.is_empty() && ciphers.is_empty() && !tls13 {
         return refuse("none of these suites is supported").at("cipher_suites");
@@ -129,9 +163,9 @@ fn parameters(message: Option<&pb::TlsParameters>) -> Checked<(bool, bool, Vec<S
 
 pub(super) fn secret(message: pb::Secret) -> Checked<Secret> {
     match &message.r#type {
-        Some(pb::secret::Type::TlsCertificate(certificate)) => {
-            Ok(Secret::Certificate(certified(certificate).at("tls_certificate")?))
-        }
+        Some(pb::secret::Type::TlsCertificate(certificate)) => Ok(Secret::Certificate(
+            certified(certificate).at("tls_certificate")?,
+        )),
         Some(pb::secret::Type::ValidationContext(context)) => {
             let checked = validation(context).at("validation_context")?;
             if checked.roots.is_none() {
@@ -144,30 +178,48 @@ pub(super) fn secret(message: pb::Secret) -> Checked<Secret> {
 }
 
 fn validation(message: &pb::CertificateValidationContext) -> Checked<Validation> {
-    let roots = message.trusted_ca.as_ref().map(roots).transpose().at("trusted_ca")?;
-    let names = each("match_typed_subject_alt_names", &message.match_typed_subject_alt_names, |matcher| {
-        use pb::subject_alt_name_matcher::SanType;
-        let kind = match SanType::try_from(matcher.san_type) {
-            Ok(SanType::Dns) => NameKind::Dns,
-            Ok(SanType::Uri) => NameKind::Uri,
-            Ok(SanType::Email) => NameKind::Email,
-            Ok(SanType::IpAddress) => NameKind::Ip,
-            _ => return refuse("this type of name is not supported").at("san_type"),
-        };
-        match &matcher.matcher {
-            Some(found) => Ok(NameMatch { kind, matcher: string(found).at("matcher")? }),
-            None => refuse("a matcher is needed").at("matcher"),
-        }
-    })?;
+    let roots = message
+        .trusted_ca
+        .as_ref()
+        .map(roots)
+        .transpose()
+        .at("trusted_ca")?;
+    let names = each(
+        "match_typed_subject_alt_names",
+        &message.match_typed_subject_alt_names,
+        |matcher| {
+            use pb::subject_alt_name_matcher::SanType;
+            let kind = match SanType::try_from(matcher.san_type) {
+                Ok(SanType::Dns) => NameKind::Dns,
+                Ok(SanType::Uri) => NameKind::Uri,
+                Ok(SanType::Email) => NameKind::Email,
+                Ok(SanType::IpAddress) => NameKind::Ip,
+                _ => return refuse("this type of name is not supported").at("san_type"),
+            };
+            match &matcher.matcher {
+                Some(found) => Ok(NameMatch {
+                    kind,
+                    matcher: string(found).at("matcher")?,
+                }),
+                None => refuse("a matcher is needed").at("matcher"),
+            }
+        },
+    )?;
     Ok(Validation { roots, names })
 }
 
 fn roots(source: &DataSource) -> Checked<Arc<RootCertStore>> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(source)? {
-        store.add(certificate).or_else(|error| refuse(format!("not a root certificate: {error}")))?;
+        store
+            .add(certificate)
+            .or_else(|error| refuse(format!("not a root certificate: {error}")))?;
     }
-    if store.is_empty() { refuse("holds no certificate") } else { Ok(Arc::new(store)) }
+    if store.is_empty() {
+        refuse("holds no certificate")
+    } else {
+        Ok(Arc::new(store))
+    }
 }
 
 fn certificates(source: &DataSource) -> Checked<Vec<CertificateDer<'static>>> {

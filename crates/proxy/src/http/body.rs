@@ -106,7 +106,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Client(body, progress) => {
@@ -114,7 +117,9 @@ impl Body for RequestBody {
                 match &frame {
                     Some(Ok(frame)) => {
                         let length = frame.data_ref().map_or(0, Bytes::len);
-                        progress.bytes.fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
+                        progress
+                            .bytes
+                            .fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
                         if body.is_end_stream() {
                             progress.finish();
                         }
@@ -146,8 +151,18 @@ impl Body for RequestBody {
 
 impl ReplyBody {
     /// The upstream's body; `lease` goes back to its pool once all of it has passed.
-    pub fn upstream(body: Incoming, lease: Option<Lease>, exchange: Exchange, limits: Limits) -> ReplyBody {
-        let mut upstream = UpstreamBody { body, lease, exchange, limits };
+    pub fn upstream(
+        body: Incoming,
+        lease: Option<Lease>,
+        exchange: Exchange,
+        limits: Limits,
+    ) -> ReplyBody {
+        let mut upstream = UpstreamBody {
+            body,
+            lease,
+            exchange,
+            limits,
+        };
         if upstream.body.is_end_stream() {
             upstream.complete();
         }
@@ -164,7 +179,10 @@ impl UpstreamBody {
         }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.limits.last = None;
@@ -194,7 +212,11 @@ impl UpstreamBody {
 impl Limits {
     /// Limits of a response that begins now.
     pub fn new(deadline: Option<Instant>, idle: Option<Duration>) -> Limits {
-        Limits { deadline, idle, ..Limits::default() }
+        Limits {
+            deadline,
+            idle,
+            ..Limits::default()
+        }
     }
 
     /// Ready once a limit has passed. One timer serves both; it is set anew only when it fires.
@@ -210,7 +232,9 @@ impl Limits {
                 (Some(one), None) | (None, Some(one)) => one,
                 (None, None) => return Poll::Pending,
             };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
             if self.deadline.is_some_and(|deadline| deadline <= now) {
@@ -228,7 +252,10 @@ impl Body for ReplyBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             ReplyBody::Local(bytes, exchange) => {
                 exchange.complete();

@@ -110,7 +110,9 @@ impl Exchange {
         self.failed = Some(reason);
         self.line.response_flags = row.flag;
         self.line.blame = Some(row.blame.as_str());
-        if self.line.response_code_details.is_empty() || self.line.response_code_details == "via_upstream" {
+        if self.line.response_code_details.is_empty()
+            || self.line.response_code_details == "via_upstream"
+        {
             self.line.response_code_details = row.details.to_owned();
         }
         if reason == Reason::Timeout

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Uri, Version};
@@ -63,7 +64,11 @@ impl Target {
 }
 
 /// Checks a request and takes from it what belongs to its hop only.
-pub fn sanitize(parts: &mut Parts, origin: Origin<'_>, manager: &HttpManager) -> Result<Target, Reason> {
+pub fn sanitize(
+    parts: &mut Parts,
+    origin: Origin<'_>,
+    manager: &HttpManager,
+) -> Result<Target, Reason> {
     // Both would let two hops read two different requests: RFC 9112 §6.3.
     if parts.headers.contains_key(TRANSFER_ENCODING) && parts.headers.contains_key(CONTENT_LENGTH) {
         return Err(Reason::BadRequest);
@@ -77,8 +82,11 @@ pub fn sanitize(parts: &mut Parts, origin: Origin<'_>, manager: &HttpManager) ->
         Some(whole) => match (manager.normalize_path, whole.path()) {
             (_, "*") if parts.method == Method::OPTIONS => "*".to_owned(),
             (true, raw) => {
-                let normal = path::normalize(raw, manager.merge_slashes).ok_or(Reason::BadRequest)?;
-                whole.query().map_or_else(|| normal.to_string(), |query| format!("{normal}?{query}"))
+                let normal =
+                    path::normalize(raw, manager.merge_slashes).ok_or(Reason::BadRequest)?;
+                whole
+                    .query()
+                    .map_or_else(|| normal.to_string(), |query| format!("{normal}?{query}"))
             }
             (false, _) => whole.as_str().to_owned(),
         },
@@ -90,7 +98,12 @@ pub fn sanitize(parts: &mut Parts, origin: Origin<'_>, manager: &HttpManager) ->
     parts.headers.remove(EXPECT);
     forwarding(&mut parts.headers, origin, manager);
     let scheme = if origin.is_tls { "https" } else { "http" };
-    Ok(Target { authority, path_and_query, scheme, upgrade })
+    Ok(Target {
+        authority,
+        path_and_query,
+        scheme,
+        upgrade,
+    })
 }
 
 /// The one authority of a request.
@@ -104,7 +117,9 @@ fn authority(parts: &Parts) -> Result<String, Reason> {
     let from_uri = parts.uri.authority().map(|authority| authority.as_str());
     let chosen = match (from_uri, host) {
         // RFC 9113 §8.3.1: they must not differ.
-        (Some(uri), Some(host)) if parts.version == Version::HTTP_2 && !uri.eq_ignore_ascii_case(host) => {
+        (Some(uri), Some(host))
+            if parts.version == Version::HTTP_2 && !uri.eq_ignore_ascii_case(host) =>
+        {
             return Err(Reason::BadRequest);
         }
         (Some(uri), _) => uri, // RFC 9112 §3.2.2: the absolute form wins.
@@ -112,8 +127,14 @@ fn authority(parts: &Parts) -> Result<String, Reason> {
         (None, None) if parts.version < Version::HTTP_11 => "",
         (None, None) => return Err(Reason::BadRequest),
     };
-    let valid = chosen.bytes().all(|byte| byte.is_ascii_graphic() && !b"@/?#\\\"<>^`{|}".contains(&byte));
-    if valid { Ok(chosen.to_owned()) } else { Err(Reason::BadRequest) }
+    let valid = chosen
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !b"@/?#\\\"<>^`{|}".contains(&byte));
+    if valid {
+        Ok(chosen.to_owned())
+    } else {
+        Err(Reason::BadRequest)
+    }
 }
 
 /// The protocol the client wants to switch to. `h2c` is nobody's business but the next hop's.
@@ -122,28 +143,52 @@ fn upgrade(parts: &Parts) -> Option<String> {
         return Some(protocol.as_str().to_ascii_lowercase());
     }
     let wants = tokens(&parts.headers).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    let protocol = parts.headers.get(UPGRADE)?.to_str().ok()?.trim().to_ascii_lowercase();
-    (wants && parts.version == Version::HTTP_11 && !protocol.is_empty() && protocol != "h2c").then_some(protocol)
+    let protocol = parts
+        .headers
+        .get(UPGRADE)?
+        .to_str()
+        .ok()?
+        .trim()
+        .to_ascii_lowercase();
+    (wants && parts.version == Version::HTTP_11 && !protocol.is_empty() && protocol != "h2c")
+        .then_some(protocol)
 }
 
 /// The tokens of all `Connection` headers.
 fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(',')).map(str::trim)
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
 }
 
 /// Removes what belongs to one hop: RFC 9110 §7.6.1.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let has_trailers = headers.get_all(TE).iter().any(|value| {
-        value.to_str().is_ok_and(|list| list.split(',').any(|token| token.trim().eq_ignore_ascii_case("trailers")))
+        value.to_str().is_ok_and(|list| {
+            list.split(',')
+                .any(|token| token.trim().eq_ignore_ascii_case("trailers"))
+        })
     });
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> =
-            tokens(headers).filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok()).collect();
+        let named: Vec<HeaderName> = tokens(headers)
+            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+            .collect();
         for name in named {
             headers.remove(name);
         }
     }
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS, TE] {
+    for name in [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        HTTP2_SETTINGS,
+        TE,
+    ] {
         headers.remove(name);
     }
     if has_trailers {
@@ -161,8 +206,11 @@ fn forwarding(headers: &mut HeaderMap, origin: Origin<'_>, manager: &HttpManager
             append_to_list(headers, X_FORWARDED_FOR, &address);
         }
         // Nobody outside may speak for the proxy.
-        let spoken: Vec<HeaderName> =
-            headers.keys().filter(|name| name.as_str().starts_with("x-envoy-")).cloned().collect();
+        let spoken: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("x-envoy-"))
+            .cloned()
+            .collect();
         for name in spoken {
             headers.remove(name);
         }
@@ -237,8 +285,17 @@ pub fn uri(target: &Target, path_and_query: &str, authority: &str, http2: bool) 
         return path_and_query.parse().ok();
     }
     // HTTP/2 needs an authority; HTTP/1.0 may have had none.
-    let authority = if authority.is_empty() { "localhost" } else { authority };
-    Uri::builder().scheme(target.scheme).authority(authority).path_and_query(path_and_query).build().ok()
+    let authority = if authority.is_empty() {
+        "localhost"
+    } else {
+        authority
+    };
+    Uri::builder()
+        .scheme(target.scheme)
+        .authority(authority)
+        .path_and_query(path_and_query)
+        .build()
+        .ok()
 }
 
 #[cfg(test)]
@@ -248,13 +305,21 @@ mod tests {
     fn map(list: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in list {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.parse().unwrap(),
+            );
         }
         headers
     }
 
     fn parts(version: Version, uri: &str, headers: &[(&str, &str)]) -> Parts {
-        let (mut parts, ()) = http::Request::builder().uri(uri).version(version).body(()).unwrap().into_parts();
+        let (mut parts, ()) = http::Request::builder()
+            .uri(uri)
+            .version(version)
+            .body(())
+            .unwrap()
+            .into_parts();
         parts.headers = map(headers);
         parts
     }
@@ -282,43 +347,95 @@ mod tests {
             (Version::HTTP_11, "/", &[("host", "a")][..], Ok("a")),
             (Version::HTTP_11, "/", &[], Err(Reason::BadRequest)),
             (Version::HTTP_10, "/", &[], Ok("")),
-            (Version::HTTP_11, "/", &[("host", "a"), ("host", "a")], Err(Reason::BadRequest)),
+            (
+                Version::HTTP_11,
+                "/",
+                &[("host", "a"), ("host", "a")],
+                Err(Reason::BadRequest),
+            ),
             (Version::HTTP_11, "http://b/", &[("host", "a")], Ok("b")),
             (Version::HTTP_2, "http://b/", &[("host", "B")], Ok("b")),
-            (Version::HTTP_2, "http://b/", &[("host", "a")], Err(Reason::BadRequest)),
-            (Version::HTTP_11, "/", &[("host", "a b")], Err(Reason::BadRequest)),
-            (Version::HTTP_11, "/", &[("host", "evil@a")], Err(Reason::BadRequest)),
+            (
+                Version::HTTP_2,
+                "http://b/",
+                &[("host", "a")],
+                Err(Reason::BadRequest),
+            ),
+            (
+                Version::HTTP_11,
+                "/",
+                &[("host", "a b")],
+                Err(Reason::BadRequest),
+            ),
+            (
+                Version::HTTP_11,
+                "/",
+                &[("host", "evil@a")],
+                Err(Reason::BadRequest),
+            ),
         ];
         for (version, uri, headers, expected) in cases {
             let parts = parts(version, uri, headers);
-            assert_eq!(authority(&parts), expected.map(str::to_owned), "{version:?} {uri} {headers:?}");
+            assert_eq!(
+                authority(&parts),
+                expected.map(str::to_owned),
+                "{version:?} {uri} {headers:?}"
+            );
         }
     }
 
     #[test]
     fn upgrades_are_seen_and_h2c_is_not_one() {
         let wanted = |list: &[(&str, &str)]| upgrade(&parts(Version::HTTP_11, "/", list));
-        assert_eq!(wanted(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]).as_deref(), Some("websocket"));
-        assert_eq!(wanted(&[("connection", "upgrade"), ("upgrade", "h2c")]), None);
+        assert_eq!(
+            wanted(&[
+                ("connection", "keep-alive, Upgrade"),
+                ("upgrade", "WebSocket")
+            ])
+            .as_deref(),
+            Some("websocket")
+        );
+        assert_eq!(
+            wanted(&[("connection", "upgrade"), ("upgrade", "h2c")]),
+            None
+        );
         assert_eq!(wanted(&[("upgrade", "websocket")]), None);
     }
 
     #[test]
     fn client_certificates_of_others_do_not_pass() {
-        let origin = |principal| Origin { source: [1, 1, 1, 1].into(), is_tls: true, principal };
+        let origin = |principal| Origin {
+            source: [1, 1, 1, 1].into(),
+            is_tls: true,
+            principal,
+        };
         let cases = [
             (ClientCert::Sanitize, Some("spiffe://a"), None),
-            (ClientCert::SanitizeSet, Some("spiffe://a"), Some("URI=spiffe://a")),
+            (
+                ClientCert::SanitizeSet,
+                Some("spiffe://a"),
+                Some("URI=spiffe://a"),
+            ),
             (ClientCert::SanitizeSet, None, None),
-            (ClientCert::AppendForward, Some("spiffe://a"), Some("URI=evil,URI=spiffe://a")),
-            (ClientCert::ForwardOnly, Some("spiffe://a"), Some("URI=evil")),
+            (
+                ClientCert::AppendForward,
+                Some("spiffe://a"),
+                Some("URI=evil,URI=spiffe://a"),
+            ),
+            (
+                ClientCert::ForwardOnly,
+                Some("spiffe://a"),
+                Some("URI=evil"),
+            ),
             (ClientCert::ForwardOnly, None, None),
             (ClientCert::AlwaysForwardOnly, None, Some("URI=evil")),
         ];
         for (mode, principal, expected) in cases {
             let mut headers = map(&[("x-forwarded-client-cert", "URI=evil")]);
             client_cert(&mut headers, origin(principal), mode);
-            let found = headers.get(X_FORWARDED_CLIENT_CERT).map(|value| value.to_str().unwrap());
+            let found = headers
+                .get(X_FORWARDED_CLIENT_CERT)
+                .map(|value| value.to_str().unwrap());
             assert_eq!(found, expected, "{mode:?}");
         }
     }

@@ -35,7 +35,10 @@ pub fn normalize(path: &str, merge_slashes: bool) -> Option<Cow<'_, str>> {
 }
 
 fn needs_work(path: &str, merge_slashes: bool) -> bool {
-    path.contains('%') || path.contains('\\') || path.contains("/.") || (merge_slashes && path.contains("//"))
+    path.contains('%')
+        || path.contains('\\')
+        || path.contains("/.")
+        || (merge_slashes && path.contains("//"))
 }
 
 /// Percent-decodes unreserved characters (RFC 3986 §6.2.2.2) and turns backslashes.

@@ -7,8 +7,11 @@ use std::time::Instant;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::body::RequestBody;
 use crate::cluster::{Cluster, Endpoint};
@@ -24,6 +27,9 @@ const RESPONSE_HEAD: usize = 60 << 10;
 const BUFFER: usize = 64 << 10;
 /// A silent HTTP/2 connection is asked for a sign of life, or it would be used for ever.
 const PING: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// How long an upstream's first settings may take.
+const SETTINGS: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The pools of an endpoint, one per worker.
 #[derive(Debug)]
@@ -48,6 +54,7 @@ struct Idle {
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
     used: Arc<AtomicU64>,
+    extended: watch::Receiver<bool>,
 }
 
 /// A connection that is lent for one exchange.
@@ -131,6 +138,11 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
         loop {
             let (mut shared, fresh) = self.share(cluster, endpoint, settings).await?;
+            if request.extensions().get::<Protocol>().is_some() {
+                // Before the upstream's settings allow extended CONNECT (RFC 8441 §3) it must not be sent; only the
+                // first request of a connection can come too early.
+                let _ = timeout(SETTINGS, shared.extended.wait_for(|allowed| *allowed)).await;
+            }
             match shared.sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, None)),
                 Err(error) => request = unsent(error, fresh)?,
@@ -142,23 +154,36 @@ impl Pool {
     fn take(&self, cluster: &Cluster) -> Option<Idle> {
         let mut idle = self.idle.lock();
         while let Some(candidate) = idle.pop() {
-            if !candidate.sender.is_closed() && candidate.since.elapsed() < cluster.config.idle_timeout {
+            if !candidate.sender.is_closed()
+                && candidate.since.elapsed() < cluster.config.idle_timeout
+            {
                 return Some(candidate);
             }
         }
         None
     }
 
-    async fn share(&self, cluster: &Cluster, endpoint: &Endpoint, settings: H2) -> Result<(Shared, bool), SendError> {
+    async fn share(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        settings: H2,
+    ) -> Result<(Shared, bool), SendError> {
         let mut shared = self.shared.lock().await;
-        if let Some(current) = shared.as_ref().filter(|current| !current.sender.is_closed()) {
+        if let Some(current) = shared
+            .as_ref()
+            .filter(|current| !current.sender.is_closed())
+        {
             let used = current.used.fetch_add(1, Ordering::Relaxed);
-            if cluster.config.max_requests_per_connection.is_none_or(|limit| used < limit) {
+            if cluster
+                .config
+                .max_requests_per_connection
+                .is_none_or(|limit| used < limit)
+            {
                 return Ok((current.clone(), false));
             }
         }
-        let sender = open2(cluster, endpoint, settings).await?;
-        let opened = Shared { sender, used: Arc::new(AtomicU64::new(1)) };
+        let opened = open2(cluster, endpoint, settings).await?;
         *shared = Some(opened.clone());
         Ok((opened, true))
     }
@@ -189,14 +214,14 @@ async fn open1(cluster: &Cluster, endpoint: &Endpoint) -> Result<Idle, SendError
         let _connected = connected;
         let _ = connection.with_upgrades().await;
     });
-    Ok(Idle { sender, used: 0, since: Instant::now() })
+    Ok(Idle {
+        sender,
+        used: 0,
+        since: Instant::now(),
+    })
 }
 
-async fn open2(
-    cluster: &Cluster,
-    endpoint: &Endpoint,
-    settings: H2,
-) -> Result<http2::SendRequest<RequestBody>, SendError> {
+async fn open2(cluster: &Cluster, endpoint: &Endpoint, settings: H2) -> Result<Shared, SendError> {
     let (stream, connected) = connect(cluster, endpoint).await?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -208,11 +233,27 @@ async fn open2(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(SendError::Handshake)?;
+    let (tell, extended) = watch::channel(false);
     tokio::spawn(async move {
         let _connected = connected;
-        let _ = connection.await;
+        let mut connection = Box::pin(connection);
+        let driving = std::future::poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            if polled.is_pending()
+                && !*tell.borrow()
+                && connection.is_extended_connect_protocol_enabled()
+            {
+                tell.send_replace(true);
+            }
+            polled
+        });
+        let _ = driving.await;
     });
-    Ok(sender)
+    Ok(Shared {
+        sender,
+        used: Arc::new(AtomicU64::new(1)),
+        extended,
+    })
 }
 
 // === impl Lease ===
@@ -223,14 +264,20 @@ impl Lease {
         let Some(mut idle) = self.idle.take() else {
             return;
         };
-        if !reusable || idle.sender.is_closed() || self.limit.is_some_and(|limit| idle.used >= limit) {
+        if !reusable
+            || idle.sender.is_closed()
+            || self.limit.is_some_and(|limit| idle.used >= limit)
+        {
             return;
         }
         idle.since = Instant::now();
         let mut list = self.pool.idle.lock();
         // The oldest are at the front: those nobody came back for are let go.
         let timeout = self.timeout;
-        let stale = list.iter().take_while(|idle| idle.sender.is_closed() || idle.since.elapsed() >= timeout).count();
+        let stale = list
+            .iter()
+            .take_while(|idle| idle.sender.is_closed() || idle.since.elapsed() >= timeout)
+            .count();
         list.drain(..stale);
         if list.len() < IDLE {
             list.push(idle);

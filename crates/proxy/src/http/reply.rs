@@ -24,7 +24,10 @@ pub struct Refusal {
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Refusal {
-        Refusal { reason, status: None }
+        Refusal {
+            reason,
+            status: None,
+        }
     }
 }
 
@@ -33,11 +36,21 @@ pub fn refusal(refusal: &Refusal, is_grpc: bool, mut exchange: Exchange) -> Resp
     let row = refusal.reason.row();
     let status = refusal.status.unwrap_or(row.status);
     exchange.fail(refusal.reason);
-    text(status, Bytes::from_static(row.body.as_bytes()), is_grpc, exchange)
+    text(
+        status,
+        Bytes::from_static(row.body.as_bytes()),
+        is_grpc,
+        exchange,
+    )
 }
 
 /// A reply with a text.
-pub fn text(status: StatusCode, body: Bytes, is_grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
+pub fn text(
+    status: StatusCode,
+    body: Bytes,
+    is_grpc: bool,
+    mut exchange: Exchange,
+) -> Response<ReplyBody> {
     if is_grpc {
         return grpc(status, &body, exchange);
     }
@@ -46,7 +59,9 @@ pub fn text(status: StatusCode, body: Bytes, is_grpc: bool, mut exchange: Exchan
     let mut response = Response::new(ReplyBody::Local(Some(body), Box::new(exchange)));
     *response.status_mut() = status;
     if has_body {
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     }
     response
 }
@@ -89,7 +104,11 @@ pub fn redirect(
     let new_path = match (&action.path, &action.prefix) {
         (Some(path), _) => path.clone(),
         (None, Some(prefix)) => {
-            format!("{prefix}{}", path.get(route.condition.path.matched_length(path)..).unwrap_or_default())
+            format!(
+                "{prefix}{}",
+                path.get(route.condition.path.matched_length(path)..)
+                    .unwrap_or_default()
+            )
         }
         (None, None) => path.to_owned(),
     };

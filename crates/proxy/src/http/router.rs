@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue, SERVER, USER_AGENT};
+use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, USER_AGENT};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -21,8 +21,10 @@ use crate::access::{field, milliseconds};
 use crate::cluster::{Cluster, Endpoint, UpstreamHttp};
 use crate::listener::{HttpFilter, HttpManager, RouteSource, ServerHeader};
 use crate::reason::Reason;
-use crate::route::{Action, Edits, Forward, Found, HostRewrite, Route, RouteTable, is_grpc_type, split};
-use crate::upstream::choose;
+use crate::route::{
+    Action, Edits, Forward, Found, HostRewrite, Route, RouteTable, is_grpc_type, split,
+};
+use crate::upstream::{choose, settled};
 use crate::worker::roll;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -50,16 +52,51 @@ pub async fn handle(http: Arc<HttpConnection>, request: Request<Incoming>) -> Re
     let (mut parts, body) = request.into_parts();
     describe(&mut exchange, &parts);
     let connection = &http.connection;
-    let principal = connection.peer.names.as_ref().and_then(|names| names.first()).map(String::as_str);
-    let origin = Origin { source: connection.peer.source, is_tls: connection.is_tls, principal };
-    let is_grpc = parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|value| is_grpc_type(value.as_bytes()));
+    let principal = connection
+        .peer
+        .names
+        .as_ref()
+        .and_then(|names| names.first())
+        .map(String::as_str);
+    let origin = Origin {
+        source: connection.peer.source,
+        is_tls: connection.is_tls,
+        principal,
+    };
+    let is_grpc = parts
+        .headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| is_grpc_type(value.as_bytes()));
     let request_id = parts.headers.get(X_REQUEST_ID).cloned();
     let mut response = match sanitize(&mut parts, origin, manager) {
-        Err(reason) => reply::refusal(&reason.into(), is_grpc, exchange),
+        Err(reason) => {
+            let mut response = reply::refusal(&reason.into(), is_grpc, exchange);
+            if !http.is_http2 {
+                // What follows a malformed request cannot be trusted to begin where it seems to.
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
         Ok(target) => {
             exchange.line.authority = Some(field(target.authority.as_bytes()));
-            exchange.line.request_id = parts.headers.get(X_REQUEST_ID).map(|id| field(id.as_bytes()));
-            route(Way { http: &http, manager, parts, body, target, exchange }, is_grpc).await
+            exchange.line.request_id = parts
+                .headers
+                .get(X_REQUEST_ID)
+                .map(|id| field(id.as_bytes()));
+            route(
+                Way {
+                    http: &http,
+                    manager,
+                    parts,
+                    body,
+                    target,
+                    exchange,
+                },
+                is_grpc,
+            )
+            .await
         }
     };
     let headers = response.headers_mut();
@@ -88,7 +125,10 @@ fn describe(exchange: &mut Exchange, parts: &Parts) {
     let line = &mut exchange.line;
     let header = |name: &HeaderName| parts.headers.get(name).map(|value| field(value.as_bytes()));
     line.method = Some(field(parts.method.as_str().as_bytes()));
-    line.path = parts.uri.path_and_query().map(|path| field(path.as_str().as_bytes()));
+    line.path = parts
+        .uri
+        .path_and_query()
+        .map(|path| field(path.as_str().as_bytes()));
     line.protocol = Some(match parts.version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2",
@@ -125,7 +165,11 @@ async fn route(mut way: Way<'_>, is_grpc: bool) -> Response<ReplyBody> {
         Action::Forward(action) => forward(way, action, found.route, levels, is_grpc).await,
     };
     for level in levels {
-        edit(response.headers_mut(), &level.response_remove, &level.response_add);
+        edit(
+            response.headers_mut(),
+            &level.response_remove,
+            &level.response_add,
+        );
     }
     response
 }
@@ -134,14 +178,25 @@ impl Way<'_> {
     fn table(&self) -> Option<Arc<RouteTable>> {
         match &self.manager.routes {
             RouteSource::Inline(table) => Some(table.clone()),
-            RouteSource::Named(name) => {
-                self.http.connection.worker.shared.snapshot.load().routes.get(name).cloned()
-            }
+            RouteSource::Named(name) => self
+                .http
+                .connection
+                .worker
+                .shared
+                .snapshot
+                .load()
+                .routes
+                .get(name)
+                .cloned(),
         }
     }
 
     /// Runs the filters in order; the most specific override of a route counts.
-    fn filters(&mut self, table: Option<&RouteTable>, found: Option<Found<'_>>) -> Result<(), Reason> {
+    fn filters(
+        &mut self,
+        table: Option<&RouteTable>,
+        found: Option<Found<'_>>,
+    ) -> Result<(), Reason> {
         let request = self.target.view(&self.parts.method, &self.parts.headers);
         let stats = &self.http.connection.stats;
         let overridden = found
@@ -159,7 +214,8 @@ impl Way<'_> {
             }
             stats.rbac_denied.increment();
             let policy = verdict.policy.as_deref().unwrap_or("none");
-            self.exchange.line.response_code_details = format!("rbac_access_denied_matched_policy[{policy}]");
+            self.exchange.line.response_code_details =
+                format!("rbac_access_denied_matched_policy[{policy}]");
             self.exchange.line.policy = verdict.policy;
             return Err(Reason::Denied);
         }
@@ -180,14 +236,18 @@ async fn forward(
     {
         return reply::refusal(&Reason::UpgradeForbidden.into(), is_grpc, way.exchange);
     }
-    let (cluster, endpoint, edits) = match way.choose(action) {
+    let (cluster, endpoint, edits) = match way.choose(action).await {
         Ok(chosen) => chosen,
         Err(refused) => return reply::refusal(&refused, is_grpc, way.exchange),
     };
     way.exchange.line.upstream_host = Some(endpoint.config.address.to_string());
     way.exchange.upstream(cluster.clone(), endpoint.enter());
     for level in edits.into_iter().chain(levels) {
-        edit(&mut way.parts.headers, &level.request_remove, &level.request_add);
+        edit(
+            &mut way.parts.headers,
+            &level.request_remove,
+            &level.request_add,
+        );
     }
     if let Err(reason) = way.rewrite(action, route, &endpoint) {
         return reply::refusal(&reason.into(), is_grpc, way.exchange);
@@ -203,13 +263,20 @@ async fn forward(
         exchange(way, &cluster, &endpoint, timeout, idle, is_grpc).await
     };
     if let Some(edits) = edits {
-        edit(response.headers_mut(), &edits.response_remove, &edits.response_add);
+        edit(
+            response.headers_mut(),
+            &edits.response_remove,
+            &edits.response_add,
+        );
     }
     response
 }
 
 impl<'a> Way<'a> {
-    fn choose<'b>(&mut self, action: &'b Forward) -> Result<(Arc<Cluster>, Arc<Endpoint>, Option<&'b Edits>), Refusal> {
+    async fn choose<'b>(
+        &mut self,
+        action: &'b Forward,
+    ) -> Result<(Arc<Cluster>, Arc<Endpoint>, Option<&'b Edits>), Refusal> {
         let missing = || Refusal {
             reason: Reason::ClusterNotFound,
             status: StatusCode::from_u16(action.not_found).ok(),
@@ -217,24 +284,44 @@ impl<'a> Way<'a> {
         let (name, edits) = action.target.pick(roll()).ok_or_else(missing)?;
         self.exchange.line.upstream_cluster = Some(name.clone());
         let connection = &self.http.connection;
-        let snapshot = connection.worker.shared.snapshot.load();
-        let cluster = snapshot.clusters.get(name).cloned().ok_or_else(missing)?;
-        let endpoint = choose(&cluster, &connection.peer, roll()).ok_or(Reason::NoHealthyUpstream)?;
+        let cluster = connection
+            .worker
+            .shared
+            .snapshot
+            .load()
+            .clusters
+            .get(name)
+            .cloned()
+            .ok_or_else(missing)?;
+        settled(&cluster).await;
+        let endpoint =
+            choose(&cluster, &connection.peer, roll()).ok_or(Reason::NoHealthyUpstream)?;
         Ok((cluster, endpoint, edits))
     }
 
     /// Authority, path and headers as the upstream is to see them.
-    fn rewrite(&mut self, action: &Forward, route: &Route, endpoint: &Endpoint) -> Result<(), Reason> {
+    fn rewrite(
+        &mut self,
+        action: &Forward,
+        route: &Route,
+        endpoint: &Endpoint,
+    ) -> Result<(), Reason> {
         if let Some(prefix) = &action.prefix_rewrite {
             let (path, _) = split(&self.target.path_and_query);
             let matched = route.condition.path.matched_length(path);
-            let rest = self.target.path_and_query.get(matched..).unwrap_or_default();
+            let rest = self
+                .target
+                .path_and_query
+                .get(matched..)
+                .unwrap_or_default();
             self.target.path_and_query = format!("{prefix}{rest}");
         }
         let authority = match &action.host_rewrite {
             HostRewrite::Keep => None,
             HostRewrite::Literal(host) => Some(host.clone()),
-            HostRewrite::Endpoint => Some(endpoint.config.hostname.clone()).filter(|host| !host.is_empty()),
+            HostRewrite::Endpoint => {
+                Some(endpoint.config.hostname.clone()).filter(|host| !host.is_empty())
+            }
         };
         if let Some(authority) = authority {
             if action.append_forwarded_host
@@ -247,7 +334,9 @@ impl<'a> Way<'a> {
         if let Some(timeout) = action.timeout
             && !self.manager.suppress_envoy_headers
         {
-            self.parts.headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(milliseconds(timeout)));
+            self.parts
+                .headers
+                .insert(EXPECTED_TIMEOUT, HeaderValue::from(milliseconds(timeout)));
         }
         Ok(())
     }
@@ -277,7 +366,8 @@ pub fn head(parts: Parts, target: &Target, http2: bool) -> Result<Request<()>, R
     let mut request = Request::new(());
     *request.method_mut() = parts.method;
     *request.headers_mut() = parts.headers;
-    *request.uri_mut() = uri(target, &target.path_and_query, &target.authority, http2).ok_or(Reason::BadRequest)?;
+    *request.uri_mut() =
+        uri(target, &target.path_and_query, &target.authority, http2).ok_or(Reason::BadRequest)?;
     if http2 {
         *request.version_mut() = Version::HTTP_2;
     } else {
@@ -294,7 +384,11 @@ pub async fn send(
     endpoint: &Endpoint,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
-    let pool = endpoint.pools.of(http.connection.worker.index).cloned().unwrap_or_default();
+    let pool = endpoint
+        .pools
+        .of(http.connection.worker.index)
+        .cloned()
+        .unwrap_or_default();
     match http2_for(cluster, http) {
         Some(settings) => pool.send2(cluster, endpoint, settings, request).await,
         None => pool.send1(cluster, endpoint, request).await,
@@ -309,7 +403,14 @@ async fn exchange(
     idle: Option<Duration>,
     is_grpc: bool,
 ) -> Response<ReplyBody> {
-    let Way { http, manager, parts, body, target, mut exchange } = way;
+    let Way {
+        http,
+        manager,
+        parts,
+        body,
+        target,
+        mut exchange,
+    } = way;
     let body = RequestBody::client(body, exchange.progress());
     let request = match head(parts, &target, http2_for(cluster, http).is_some()) {
         Ok(head) => head.map(|()| body),
@@ -324,7 +425,8 @@ async fn exchange(
     match answered {
         Ok((response, lease)) => {
             let response = answer(response, manager, &mut exchange);
-            response.map(|body| ReplyBody::upstream(body, lease, exchange, Limits::new(deadline, idle)))
+            response
+                .map(|body| ReplyBody::upstream(body, lease, exchange, Limits::new(deadline, idle)))
         }
         Err(error) => {
             tracing::debug!(cluster = %cluster.config.name, %error, "no response");
@@ -348,7 +450,9 @@ async fn within<F: Future + Unpin>(
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => return Ok(sending.await),
         };
-        if let Ok(output) = timeout(next.saturating_duration_since(Instant::now()), &mut sending).await {
+        if let Ok(output) =
+            timeout(next.saturating_duration_since(Instant::now()), &mut sending).await
+        {
             return Ok(output);
         }
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -361,11 +465,17 @@ async fn within<F: Future + Unpin>(
 }
 
 /// The upstream's head as the client is to see it.
-pub fn answer<B>(mut response: Response<B>, manager: &HttpManager, exchange: &mut Exchange) -> Response<B> {
+pub fn answer<B>(
+    mut response: Response<B>,
+    manager: &HttpManager,
+    exchange: &mut Exchange,
+) -> Response<B> {
     strip_hop_by_hop(response.headers_mut());
     let elapsed = milliseconds(exchange.started().elapsed());
     if !manager.suppress_envoy_headers {
-        response.headers_mut().insert(SERVICE_TIME, HeaderValue::from(elapsed));
+        response
+            .headers_mut()
+            .insert(SERVICE_TIME, HeaderValue::from(elapsed));
     }
     exchange.line.upstream_service_time = Some(elapsed);
     exchange.line.response_code_details = "via_upstream".to_owned();

@@ -55,10 +55,12 @@ pub async fn serve(mut stream: Stream, connection: Arc<Connection>) {
     let sniffed = match manager.codec {
         Codec::Http1 => Ok((false, bytes::Bytes::new())),
         Codec::Http2 => Ok((true, bytes::Bytes::new())),
-        Codec::Auto => match timeout(manager.idle_timeout.unwrap_or(DRAIN), is_http2(&mut stream)).await {
-            Ok(sniffed) => sniffed,
-            Err(_) => return,
-        },
+        Codec::Auto => {
+            match timeout(manager.idle_timeout.unwrap_or(DRAIN), is_http2(&mut stream)).await {
+                Ok(sniffed) => sniffed,
+                Err(_) => return,
+            }
+        }
     };
     let Ok((is_http2, prefix)) = sniffed else {
         return;
@@ -72,8 +74,15 @@ pub async fn serve(mut stream: Stream, connection: Arc<Connection>) {
         idle_since: AtomicU64::new(0),
         head_since: AtomicU64::new(0),
     });
-    let io = TokioIo::new(Watched { inner: Replay::with_prefix(prefix, stream), http: http.clone() });
-    if is_http2 { serve2(io, http, manager).await } else { serve1(io, http, manager).await }
+    let io = TokioIo::new(Watched {
+        inner: Replay::with_prefix(prefix, stream),
+        http: http.clone(),
+    });
+    if is_http2 {
+        serve2(io, http, manager).await
+    } else {
+        serve1(io, http, manager).await
+    }
 }
 
 async fn serve1(io: TokioIo<Watched>, http: Arc<HttpConnection>, manager: &HttpManager) {
@@ -119,7 +128,13 @@ async fn serve2(io: TokioIo<Watched>, http: Arc<HttpConnection>, manager: &HttpM
     if manager.h2.allow_connect || !manager.upgrades.is_empty() {
         builder.enable_connect_protocol();
     }
-    drive(builder.serve_connection(io, service), http2_drain, &http, manager).await;
+    drive(
+        builder.serve_connection(io, service),
+        http2_drain,
+        &http,
+        manager,
+    )
+    .await;
 }
 
 type Http1<S> = http1::UpgradeableConnection<TokioIo<Watched>, S>;
@@ -143,8 +158,12 @@ where
 }
 
 /// Runs the connection until it ends, must drain, or is overdue.
-async fn drive<C, E>(connection: C, drain: fn(Pin<&mut C>), http: &Arc<HttpConnection>, manager: &HttpManager)
-where
+async fn drive<C, E>(
+    connection: C,
+    drain: fn(Pin<&mut C>),
+    http: &Arc<HttpConnection>,
+    manager: &HttpManager,
+) where
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
@@ -160,7 +179,9 @@ where
     drain(connection.as_mut());
     match timeout(grace, connection).await {
         Ok(ended) => note(ended),
-        Err(_) => tracing::debug!(source = %http.connection.source, "closed after its time to drain"),
+        Err(_) => {
+            tracing::debug!(source = %http.connection.source, "closed after its time to drain")
+        }
     }
 }
 
@@ -188,8 +209,14 @@ async fn overdue(http: &HttpConnection, manager: &HttpManager) -> bool {
             return false;
         }
         let requests = http.requests.load(Ordering::Relaxed);
-        let worn = manager.max_requests_per_connection.is_some_and(|limit| requests >= limit);
-        if worn || manager.max_connection_duration.is_some_and(|limit| age > limit) {
+        let worn = manager
+            .max_requests_per_connection
+            .is_some_and(|limit| requests >= limit);
+        if worn
+            || manager
+                .max_connection_duration
+                .is_some_and(|limit| age > limit)
+        {
             return false;
         }
     }
@@ -218,12 +245,17 @@ impl HttpConnection {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(self.opened.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
     }
 
     /// Bytes have come while no HTTP/1 request was under way: a head has begun.
     fn read(&self) {
-        if !self.is_http2 && self.active.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
+        if !self.is_http2
+            && self.active.load(Ordering::Relaxed) == 0
+            && self.head_since.load(Ordering::Relaxed) == 0
+        {
             self.head_since.store(self.now(), Ordering::Relaxed);
         }
     }
@@ -260,11 +292,17 @@ impl tokio::io::AsyncWrite for Watched {
         Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+    fn poll_flush(
+        self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+    fn poll_shutdown(
+        self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 

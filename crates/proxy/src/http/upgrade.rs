@@ -44,7 +44,10 @@ pub struct Upgrade<'a> {
 /// Whether the route, or else the connection manager, allows a protocol.
 pub fn is_allowed(protocol: &str, action: &Forward, manager: &HttpManager) -> bool {
     let of_route = action.upgrades.iter().find(|(name, _)| name == protocol);
-    of_route.map_or_else(|| manager.upgrades.iter().any(|name| name == protocol), |(_, allowed)| *allowed)
+    of_route.map_or_else(
+        || manager.upgrades.iter().any(|name| name == protocol),
+        |(_, allowed)| *allowed,
+    )
 }
 
 /// Sends the request on and, if the upstream switches, lets bytes pass both ways.
@@ -55,9 +58,20 @@ pub async fn forward(
     limit: Option<Duration>,
     is_grpc: bool,
 ) -> Response<ReplyBody> {
-    let Upgrade { http, mut parts, body, target, exchange } = upgrade;
+    let Upgrade {
+        http,
+        mut parts,
+        body,
+        target,
+        exchange,
+    } = upgrade;
     // RFC 8441 has no body before the switch, and an upgrade's body would be ambiguous.
-    if parts.headers.contains_key(TRANSFER_ENCODING) || parts.headers.remove(CONTENT_LENGTH).is_some_and(|v| v != "0") {
+    if parts.headers.contains_key(TRANSFER_ENCODING)
+        || parts
+            .headers
+            .remove(CONTENT_LENGTH)
+            .is_some_and(|v| v != "0")
+    {
         return reply::refusal(&Reason::BadRequest.into(), is_grpc, exchange);
     }
     let Some(protocol) = target.upgrade.clone() else {
@@ -77,7 +91,9 @@ pub async fn forward(
         Err(_) => return reply::refusal(&Reason::Timeout.into(), is_grpc, exchange),
     };
     match answered {
-        Ok((response, lease)) => switch(http, response, lease, downstream, &protocol, to_http2, exchange),
+        Ok((response, lease)) => switch(
+            http, response, lease, downstream, &protocol, to_http2, exchange,
+        ),
         Err(error) => {
             tracing::debug!(cluster = %cluster.config.name, %error, "no answer to an upgrade");
             reply::refusal(&reason(&error).into(), is_grpc, exchange)
@@ -85,12 +101,17 @@ pub async fn forward(
     }
 }
 
-fn prepare(mut parts: Parts, target: &Target, protocol: &str, to_http2: bool) -> Result<Request<RequestBody>, Reason> {
+fn prepare(
+    mut parts: Parts,
+    target: &Target,
+    protocol: &str,
+    to_http2: bool,
+) -> Result<Request<RequestBody>, Reason> {
     parts.extensions.clear();
     if to_http2 {
         parts.method = Method::CONNECT;
         let mut request = head(parts, target, true)?;
-        request.extensions_mut().insert(Protocol::try_from(protocol).map_err(|_| Reason::BadRequest)?);
+        request.extensions_mut().insert(Protocol::from(protocol));
         return Ok(request.map(|()| RequestBody::Empty));
     }
     if parts.method == Method::CONNECT {
@@ -99,7 +120,9 @@ fn prepare(mut parts: Parts, target: &Target, protocol: &str, to_http2: bool) ->
     let mut request = head(parts, target, false)?;
     let value = HeaderValue::from_str(protocol).map_err(|_| Reason::BadRequest)?;
     request.headers_mut().insert(UPGRADE, value);
-    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    request
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     Ok(request.map(|()| RequestBody::Empty))
 }
 
@@ -116,7 +139,11 @@ fn switch(
     let Some(manager) = http.manager() else {
         return reply::refusal(&Reason::RouteNotFound.into(), false, exchange);
     };
-    let wanted = if from_http2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+    let wanted = if from_http2 {
+        StatusCode::OK
+    } else {
+        StatusCode::SWITCHING_PROTOCOLS
+    };
     let (true, Some(downstream)) = (response.status() == wanted, downstream) else {
         // Refused, or answered otherwise: an ordinary response, on a connection nobody may reuse.
         let response = answer(response, manager, &mut exchange);
@@ -126,13 +153,18 @@ fn switch(
     let response = answer(response, manager, &mut exchange);
     let (mut head, body) = response.into_parts();
     drop(body);
-    head.status = if http.is_http2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+    head.status = if http.is_http2 {
+        StatusCode::OK
+    } else {
+        StatusCode::SWITCHING_PROTOCOLS
+    };
     exchange.line.response_code = head.status.as_u16();
     if !http.is_http2
         && let Ok(value) = HeaderValue::from_str(protocol)
     {
         head.headers.insert(UPGRADE, value);
-        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers
+            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     // The head's bookkeeping ends with the head; the bytes that follow have their own line.
     let mut carried = Exchange::carried(http, &exchange);
@@ -144,7 +176,12 @@ fn switch(
     Response::from_parts(head, no_body(exchange))
 }
 
-async fn carry(downstream: OnUpgrade, upstream: OnUpgrade, idle: Option<Duration>, exchange: &mut Exchange) {
+async fn carry(
+    downstream: OnUpgrade,
+    upstream: OnUpgrade,
+    idle: Option<Duration>,
+    exchange: &mut Exchange,
+) {
     let started = Instant::now();
     let switched = timeout(ANSWER, async { tokio::try_join!(downstream, upstream) }).await;
     let (downstream, upstream) = match switched {
@@ -155,7 +192,12 @@ async fn carry(downstream: OnUpgrade, upstream: OnUpgrade, idle: Option<Duration
         }
         Err(_) => return exchange.fail(Reason::Timeout),
     };
-    let outcome = both(&mut TokioIo::new(downstream), &mut TokioIo::new(upstream), idle).await;
+    let outcome = both(
+        &mut TokioIo::new(downstream),
+        &mut TokioIo::new(upstream),
+        idle,
+    )
+    .await;
     exchange.sent(usize::try_from(outcome.backward).unwrap_or(usize::MAX));
     match outcome.end {
         End::Closed => exchange.complete(),

@@ -12,15 +12,19 @@ use rustls_pki_types::ServerName;
 
 use super::verify::{Downstream, Upstream};
 use super::{
-    CertificateSource, DownstreamTls, Fixed, Inputs, OwnCertificate, TlsClient, TlsContext, TlsError, TlsServer,
-    UpstreamTls, Validation, ValidationSource,
+    CertificateSource, DownstreamTls, Fixed, Inputs, OwnCertificate, TlsClient, TlsContext,
+    TlsError, TlsServer, UpstreamTls, Validation, ValidationSource,
 };
 
 /// Sessions a chain or cluster remembers; about 1 KiB each.
 const SESSIONS: usize = 256;
 
 /// The server configuration of a chain.
-pub fn server(tls: &DownstreamTls, inputs: Inputs, own: &Arc<OwnCertificate>) -> Result<TlsServer, TlsError> {
+pub fn server(
+    tls: &DownstreamTls,
+    inputs: Inputs,
+    own: &Arc<OwnCertificate>,
+) -> Result<TlsServer, TlsError> {
     let provider = provider(&tls.common);
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&versions(&tls.common))
@@ -29,9 +33,18 @@ pub fn server(tls: &DownstreamTls, inputs: Inputs, own: &Arc<OwnCertificate>) ->
         Some(validation) => {
             let roots = validation.roots.clone().ok_or(TlsError::NoRoots)?;
             let chain = WebPkiClientVerifier::builder_with_provider(roots, provider);
-            let chain = if tls.require_client_certificate { chain } else { chain.allow_unauthenticated() };
-            let chain = chain.build().map_err(|error| TlsError::Material(error.to_string()))?;
-            builder.with_client_cert_verifier(Arc::new(Downstream { chain, names: validation.names }))
+            let chain = if tls.require_client_certificate {
+                chain
+            } else {
+                chain.allow_unauthenticated()
+            };
+            let chain = chain
+                .build()
+                .map_err(|error| TlsError::Material(error.to_string()))?;
+            builder.with_client_cert_verifier(Arc::new(Downstream {
+                chain,
+                names: validation.names,
+            }))
         }
         None if tls.require_client_certificate => return Err(TlsError::NoRoots),
         None => builder.with_no_client_auth(),
@@ -50,15 +63,26 @@ pub fn server(tls: &DownstreamTls, inputs: Inputs, own: &Arc<OwnCertificate>) ->
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(TlsServer { config: Arc::new(config), inputs })
+    Ok(TlsServer {
+        config: Arc::new(config),
+        inputs,
+    })
 }
 
 /// The client configuration of a cluster.
-pub fn client(tls: &UpstreamTls, inputs: Inputs, own: &Arc<OwnCertificate>) -> Result<TlsClient, TlsError> {
+pub fn client(
+    tls: &UpstreamTls,
+    inputs: Inputs,
+    own: &Arc<OwnCertificate>,
+) -> Result<TlsClient, TlsError> {
     let provider = provider(&tls.common);
     let validation = validation(&tls.common, &inputs).ok_or(TlsError::NoRoots)?;
     let roots = validation.roots.ok_or(TlsError::NoRoots)?;
-    let verifier = Upstream { roots, names: validation.names, provider: provider.clone() };
+    let verifier = Upstream {
+        roots,
+        names: validation.names,
+        provider: provider.clone(),
+    };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions(&tls.common))
         .map_err(material)?
@@ -75,9 +99,14 @@ pub fn client(tls: &UpstreamTls, inputs: Inputs, own: &Arc<OwnCertificate>) -> R
     let name = if tls.sni.is_empty() {
         ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     } else {
-        ServerName::try_from(tls.sni.clone()).map_err(|_| TlsError::Material(format!("sni {:?}", tls.sni)))?
+        ServerName::try_from(tls.sni.clone())
+            .map_err(|_| TlsError::Material(format!("sni {:?}", tls.sni)))?
     };
-    Ok(TlsClient { config: Arc::new(config), name, inputs })
+    Ok(TlsClient {
+        config: Arc::new(config),
+        name,
+        inputs,
+    })
 }
 
 fn certificate(context: &TlsContext, inputs: &Inputs) -> Option<Arc<CertifiedKey>> {
@@ -109,7 +138,11 @@ fn versions(context: &TlsContext) -> Vec<&'static SupportedProtocolVersion> {
 }
 
 fn alpn(context: &TlsContext) -> Vec<Vec<u8>> {
-    context.alpn.iter().map(|name| name.clone().into_bytes()).collect()
+    context
+        .alpn
+        .iter()
+        .map(|name| name.clone().into_bytes())
+        .collect()
 }
 
 /// The provider with the configured TLS 1.2 suites; those of TLS 1.3 are fixed, AES-GCM first.
@@ -117,7 +150,11 @@ fn provider(context: &TlsContext) -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     if !context.ciphers.is_empty() {
         provider.cipher_suites.retain(|suite| {
-            suite.tls13().is_some() || context.ciphers.iter().any(|name| is_suite(suite.suite(), name))
+            suite.tls13().is_some()
+                || context
+                    .ciphers
+                    .iter()
+                    .any(|name| is_suite(suite.suite(), name))
         });
     }
     Arc::new(provider)
@@ -125,16 +162,36 @@ fn provider(context: &TlsContext) -> Arc<CryptoProvider> {
 
 /// OpenSSL's names of the suites rustls has.
 pub const SUITES: [(&str, rustls::CipherSuite); 6] = [
-    ("ECDHE-ECDSA-AES128-GCM-SHA256", rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-RSA-AES128-GCM-SHA256", rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-ECDSA-AES256-GCM-SHA384", rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
-    ("ECDHE-RSA-AES256-GCM-SHA384", rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
-    ("ECDHE-ECDSA-CHACHA20-POLY1305", rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
-    ("ECDHE-RSA-CHACHA20-POLY1305", rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
+    (
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+    (
+        "ECDHE-RSA-CHACHA20-POLY1305",
+        rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
 ];
 
 fn is_suite(suite: rustls::CipherSuite, name: &str) -> bool {
-    SUITES.iter().any(|(known, id)| *known == name && *id == suite)
+    SUITES
+        .iter()
+        .any(|(known, id)| *known == name && *id == suite)
 }
 
 fn material(error: rustls::Error) -> TlsError {

@@ -185,14 +185,20 @@ impl Inputs {
         let mut inputs = Inputs::default();
         if let CertificateSource::Secret(name) = &context.certificate {
             match find(name) {
-                Some(Secret::Certificate(certificate)) => inputs.certificate = Some(certificate.clone()),
+                Some(Secret::Certificate(certificate)) => {
+                    inputs.certificate = Some(certificate.clone())
+                }
                 Some(Secret::Validation(_)) => return Err(TlsError::SecretKind(name.clone())),
                 None => return Err(TlsError::SecretMissing(name.clone())),
             }
         }
-        if let ValidationSource::Secret(name) | ValidationSource::Combined(_, name) = &context.validation {
+        if let ValidationSource::Secret(name) | ValidationSource::Combined(_, name) =
+            &context.validation
+        {
             match find(name) {
-                Some(Secret::Validation(validation)) => inputs.validation = Some(validation.clone()),
+                Some(Secret::Validation(validation)) => {
+                    inputs.validation = Some(validation.clone())
+                }
                 Some(Secret::Certificate(_)) => return Err(TlsError::SecretKind(name.clone())),
                 None => return Err(TlsError::SecretMissing(name.clone())),
             }

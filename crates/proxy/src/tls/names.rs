@@ -24,9 +24,15 @@ pub struct Names {
 /// Reads the names; `None` for what is no certificate.
 pub fn names(certificate: &CertificateDer<'_>) -> Option<Names> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let mut names = Names { subject: parsed.subject().to_string(), ..Names::default() };
+    let mut names = Names {
+        subject: parsed.subject().to_string(),
+        ..Names::default()
+    };
     let alternative = parsed.subject_alternative_name().ok()?;
-    for name in alternative.iter().flat_map(|extension| &extension.value.general_names) {
+    for name in alternative
+        .iter()
+        .flat_map(|extension| &extension.value.general_names)
+    {
         match name {
             GeneralName::URI(uri) => names.uris.push((*uri).to_owned()),
             GeneralName::DNSName(dns) => names.dns.push((*dns).to_owned()),
@@ -42,7 +48,9 @@ fn address(bytes: &[u8]) -> Option<String> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(std::net::Ipv4Addr::from(v4).to_string());
     }
-    <[u8; 16]>::try_from(bytes).ok().map(|v6| std::net::Ipv6Addr::from(v6).to_string())
+    <[u8; 16]>::try_from(bytes)
+        .ok()
+        .map(|v6| std::net::Ipv6Addr::from(v6).to_string())
 }
 
 impl Names {

@@ -8,7 +8,10 @@ use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::NameMatch;
@@ -31,7 +34,8 @@ fn check_names(certificate: &CertificateDer<'_>, wanted: &[NameMatch]) -> Result
     if wanted.is_empty() {
         return Ok(());
     }
-    let found = names(certificate).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    let found =
+        names(certificate).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
     // One URI at most: a second could be another workload's.
     if found.uris.len() <= 1 && found.satisfy(wanted) {
         Ok(())
@@ -51,7 +55,13 @@ impl ServerCertVerifier for Upstream {
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &self.roots,
+            intermediates,
+            now,
+            algorithms,
+        )?;
         check_names(end_entity, &self.names)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -62,7 +72,12 @@ impl ServerCertVerifier for Upstream {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -71,11 +86,18 @@ impl ServerCertVerifier for Upstream {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -94,7 +116,9 @@ impl ClientCertVerifier for Downstream {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self
+            .chain
+            .verify_client_cert(end_entity, intermediates, now)?;
         check_names(end_entity, &self.names)?;
         Ok(verified)
     }
@@ -105,7 +129,8 @@ impl ClientCertVerifier for Downstream {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
+        self.chain
+            .verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -114,7 +139,8 @@ impl ClientCertVerifier for Downstream {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
+        self.chain
+            .verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -124,12 +150,16 @@ impl ClientCertVerifier for Downstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("Upstream")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Downstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Downstream").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("Downstream")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
     }
 }

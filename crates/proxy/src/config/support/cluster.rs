@@ -1,8 +1,8 @@
 //! Clusters and endpoints.
 
-use super::message;
 use super::common::{ADDRESS, COMMON_HTTP, HTTP1, HTTP2};
-use super::tls::{UPSTREAM_SOCKET};
+use super::message;
+use super::tls::UPSTREAM_SOCKET;
 
 message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     1 name: take,

@@ -1,7 +1,7 @@
 //! The HTTP connection manager, its filters and RBAC.
 
-use super::message;
 use super::common::{CIDR_RANGE, COMMON_HTTP, HTTP1, HTTP2, PATH_MATCHER, STRING_MATCHER};
+use super::message;
 use super::route::{HEADER_MATCHER, ROUTE_CONFIGURATION};
 
 message!(HTTP_CONNECTION_MANAGER, "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", {

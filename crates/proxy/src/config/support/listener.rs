@@ -1,9 +1,9 @@
 //! Listeners, filter chains and the network filters without HTTP.
 
-use super::message;
 use super::common::{ADDRESS, CIDR_RANGE};
 use super::http::{HTTP_CONNECTION_MANAGER, NETWORK_RBAC};
-use super::tls::{DOWNSTREAM_SOCKET};
+use super::message;
+use super::tls::DOWNSTREAM_SOCKET;
 
 message!(LISTENER, "envoy.config.listener.v3.Listener", {
     1 name: take,
@@ -100,8 +100,11 @@ message!(PREDICATES, "envoy.config.listener.v3.ListenerFilterChainMatchPredicate
     1 rules: each PREDICATE,
 });
 
-message!(ORIGINAL_DST, "envoy.extensions.filters.listener.original_dst.v3.OriginalDst", {
-});
+message!(
+    ORIGINAL_DST,
+    "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    {}
+);
 
 message!(TLS_INSPECTOR, "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector", {
     1 enable_ja3_fingerprinting: zero "fingerprints are not computed",
@@ -111,8 +114,11 @@ message!(TLS_INSPECTOR, "envoy.extensions.filters.listener.tls_inspector.v3.TlsI
     5 max_client_hello_size: ignore "bounded at 16 KiB",
 });
 
-message!(HTTP_INSPECTOR, "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector", {
-});
+message!(
+    HTTP_INSPECTOR,
+    "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+    {}
+);
 
 message!(TCP_PROXY, "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", {
     1 stat_prefix: ignore "names of statistics are our own",

@@ -1,8 +1,8 @@
 //! Route tables.
 
-use super::message;
 use super::common::{DATA_SOURCE, HEADER_VALUE_OPTION, REGEX_MATCHER, STRING_MATCHER};
-use super::http::{HTTP_RBAC_PER_ROUTE};
+use super::http::HTTP_RBAC_PER_ROUTE;
+use super::message;
 
 message!(ROUTE_CONFIGURATION, "envoy.config.route.v3.RouteConfiguration", {
     1 name: take,

@@ -1,7 +1,7 @@
 //! TLS contexts and secrets.
 
-use super::message;
 use super::common::{DATA_SOURCE, STRING_MATCHER};
+use super::message;
 
 message!(DOWNSTREAM_SOCKET, "envoy.config.core.v3.TransportSocket", {
     1 name: take,
@@ -121,4 +121,8 @@ message!(SECRET, "envoy.extensions.transport_sockets.tls.v3.Secret", {
     5 generic_secret: refuse,
 });
 
-message!(RAW_BUFFER, "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", {});
+message!(
+    RAW_BUFFER,
+    "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
+    {}
+);

@@ -9,7 +9,10 @@ const DEPTH: usize = 64;
 
 /// Walks a whole resource.
 pub(super) fn walk(root: &'static Message, bytes: &[u8]) -> Result<Ignored, Rejected> {
-    let mut walker = Walker { path: String::new(), ignored: Vec::new() };
+    let mut walker = Walker {
+        path: String::new(),
+        ignored: Vec::new(),
+    };
     walker.message(root, bytes, 0)?;
     Ok(walker.ignored)
 }
@@ -26,14 +29,20 @@ enum Value<'a> {
 }
 
 impl Walker {
-    fn message(&mut self, message: &'static Message, bytes: &[u8], depth: usize) -> Result<(), Rejected> {
+    fn message(
+        &mut self,
+        message: &'static Message,
+        bytes: &[u8],
+        depth: usize,
+    ) -> Result<(), Rejected> {
         if depth > DEPTH {
             return Err(self.refuse("nested too deeply"));
         }
         let mut rest = bytes;
         let mut counts: Vec<(u32, usize)> = Vec::new();
         while !rest.is_empty() {
-            let (number, value, after) = next(rest).ok_or_else(|| self.refuse("not a protobuf message"))?;
+            let (number, value, after) =
+                next(rest).ok_or_else(|| self.refuse("not a protobuf message"))?;
             rest = after;
             let length = self.path.len();
             match message.fields.iter().find(|field| field.number == number) {
@@ -44,7 +53,10 @@ impl Walker {
                 }
                 None => {
                     self.push(&format!("field number {number}"));
-                    return Err(self.refuse(&format!("{} has no such field that is supported", message.name)));
+                    return Err(self.refuse(&format!(
+                        "{} has no such field that is supported",
+                        message.name
+                    )));
                 }
             }
             self.path.truncate(length);
@@ -62,7 +74,9 @@ impl Walker {
             Rule::Zero(_) if is_zero(&value) => Ok(()),
             Rule::Zero(why) => Err(self.refuse(&format!("not supported: {why}"))),
             Rule::Refuse => Err(self.refuse("this field changes the meaning and is not supported")),
-            Rule::Into(target) | Rule::Each(target) => self.message(target, self.bytes(value)?, depth + 1),
+            Rule::Into(target) | Rule::Each(target) => {
+                self.message(target, self.bytes(value)?, depth + 1)
+            }
             Rule::Entries(target) => {
                 let entry = self.entry(self.bytes(value)?)?;
                 self.message(target, entry, depth + 1)
@@ -75,11 +89,17 @@ impl Walker {
         }
     }
 
-    fn extension(&mut self, targets: &[&'static Message], any: &[u8], depth: usize) -> Result<(), Rejected> {
+    fn extension(
+        &mut self,
+        targets: &[&'static Message],
+        any: &[u8],
+        depth: usize,
+    ) -> Result<(), Rejected> {
         let (mut type_url, mut payload): (&[u8], &[u8]) = (&[], &[]);
         let mut rest = any;
         while !rest.is_empty() {
-            let (number, value, after) = next(rest).ok_or_else(|| self.refuse("not a protobuf Any"))?;
+            let (number, value, after) =
+                next(rest).ok_or_else(|| self.refuse("not a protobuf Any"))?;
             rest = after;
             match (number, value) {
                 (1, Value::Bytes(bytes)) => type_url = bytes,
@@ -100,7 +120,8 @@ impl Walker {
         let (mut key, mut payload): (&[u8], &[u8]) = (&[], &[]);
         let mut rest = entry;
         while !rest.is_empty() {
-            let (number, value, after) = next(rest).ok_or_else(|| self.refuse("not a map entry"))?;
+            let (number, value, after) =
+                next(rest).ok_or_else(|| self.refuse("not a map entry"))?;
             rest = after;
             match (number, value) {
                 (1, Value::Bytes(bytes)) => key = bytes,
@@ -108,7 +129,8 @@ impl Walker {
                 _ => return Err(self.refuse("not a map entry")),
             }
         }
-        self.path.push_str(&format!("[{:?}]", String::from_utf8_lossy(key)));
+        self.path
+            .push_str(&format!("[{:?}]", String::from_utf8_lossy(key)));
         Ok(payload)
     }
 
@@ -165,13 +187,17 @@ fn next(bytes: &[u8]) -> Option<(u32, Value<'_>, &[u8])> {
     let number = u32::try_from(key >> 3).ok().filter(|number| *number > 0)?;
     match key & 7 {
         0 => varint(rest).map(|(value, rest)| (number, Value::Number(value), rest)),
-        1 => rest.split_at_checked(8).map(|(value, rest)| (number, Value::Bytes(value), rest)),
+        1 => rest
+            .split_at_checked(8)
+            .map(|(value, rest)| (number, Value::Bytes(value), rest)),
         2 => {
             let (length, rest) = varint(rest)?;
             let (value, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
             Some((number, Value::Bytes(value), rest))
         }
-        5 => rest.split_at_checked(4).map(|(value, rest)| (number, Value::Bytes(value), rest)),
+        5 => rest
+            .split_at_checked(4)
+            .map(|(value, rest)| (number, Value::Bytes(value), rest)),
         _ => None,
     }
 }
@@ -199,25 +225,53 @@ mod tests {
 
     #[test]
     fn a_field_that_is_not_honoured_is_named_with_its_path() {
-        let extension = Any { type_url: "type.googleapis.com/envoy.Foo".into(), value: vec![] };
-        let filter = Filter { config_type: Some(filter::ConfigType::TypedConfig(extension)), ..Default::default() };
-        let chain = FilterChain { filters: vec![filter], ..Default::default() };
-        let listener = Listener { filter_chains: vec![FilterChain::default(), chain], ..Default::default() };
+        let extension = Any {
+            type_url: "type.googleapis.com/envoy.Foo".into(),
+            value: vec![],
+        };
+        let filter = Filter {
+            config_type: Some(filter::ConfigType::TypedConfig(extension)),
+            ..Default::default()
+        };
+        let chain = FilterChain {
+            filters: vec![filter],
+            ..Default::default()
+        };
+        let listener = Listener {
+            filter_chains: vec![FilterChain::default(), chain],
+            ..Default::default()
+        };
         let refused = check(Kind::Listener, &listener.encode_to_vec()).unwrap_err();
         assert_eq!(refused.path, "filter_chains[1].filters[0].typed_config");
-        assert_eq!(refused.reason, "extension \"envoy.Foo\" is not supported here");
+        assert_eq!(
+            refused.reason,
+            "extension \"envoy.Foo\" is not supported here"
+        );
     }
 
     #[test]
     fn a_default_value_is_not_refused_and_another_is() {
-        let with = |value| Listener { transparent: Some(BoolValue { value }), ..Default::default() }.encode_to_vec();
+        let with = |value| {
+            Listener {
+                transparent: Some(BoolValue { value }),
+                ..Default::default()
+            }
+            .encode_to_vec()
+        };
         assert!(check(Kind::Listener, &with(false)).is_ok());
-        assert_eq!(check(Kind::Listener, &with(true)).unwrap_err().path, "transparent");
+        assert_eq!(
+            check(Kind::Listener, &with(true)).unwrap_err().path,
+            "transparent"
+        );
     }
 
     #[test]
     fn ignored_fields_are_listed() {
-        let cluster = Cluster { name: "c".into(), alt_stat_name: "x".into(), ..Default::default() };
+        let cluster = Cluster {
+            name: "c".into(),
+            alt_stat_name: "x".into(),
+            ..Default::default()
+        };
         let ignored = check(Kind::Cluster, &cluster.encode_to_vec()).unwrap();
         assert_eq!(ignored[0].0, "alt_stat_name");
     }
@@ -226,7 +280,14 @@ mod tests {
     fn a_field_of_a_newer_envoy_and_garbage_are_refused() {
         let refused = check(Kind::Cluster, &[0xf8, 0xff, 0x01, 1]).unwrap_err();
         assert!(refused.path.starts_with("field number"), "{refused}");
-        for garbage in [&[0xff][..], &[10, 200], &[7], &[3, 3, 3], &[0x0b], &[0x1a, 1]] {
+        for garbage in [
+            &[0xff][..],
+            &[10, 200],
+            &[7],
+            &[3, 3, 3],
+            &[0x0b],
+            &[0x1a, 1],
+        ] {
             assert!(check(Kind::Cluster, garbage).is_err(), "{garbage:?}");
         }
     }
@@ -234,10 +295,18 @@ mod tests {
     #[test]
     fn the_page_lists_every_kind_and_no_message_twice() {
         let page = super::super::markdown();
-        for name in ["# CDS", "# SDS", "HttpConnectionManager", "| retry_policy | refused |"] {
+        for name in [
+            "# CDS",
+            "# SDS",
+            "HttpConnectionManager",
+            "| retry_policy | refused |",
+        ] {
             assert!(page.contains(name), "{name}");
         }
-        let titles: Vec<&str> = page.lines().filter(|line| line.starts_with("## ")).collect();
+        let titles: Vec<&str> = page
+            .lines()
+            .filter(|line| line.starts_with("## "))
+            .collect();
         let unique: std::collections::BTreeSet<&&str> = titles.iter().collect();
         assert_eq!(titles.len(), unique.len());
     }
