@@ -141,16 +141,12 @@ pub struct HttpManager {
     pub stream_idle_timeout: Option<Duration>,
     /// From the first byte of a request to the last of its headers.
     pub headers_timeout: Duration,
-    /// From the first byte to the last of a request.
-    pub request_timeout: Option<Duration>,
     /// The longest a connection may live before it drains.
     pub max_connection_duration: Option<Duration>,
     /// Requests on one connection before it drains.
     pub max_requests_per_connection: Option<u64>,
     /// The connection's own address is the client's: forwarding headers are not believed.
     pub use_remote_address: bool,
-    /// Trusted proxies in front.
-    pub trusted_hops: u32,
     /// Leaves `x-forwarded-for` alone.
     pub skip_xff_append: bool,
     /// Makes a request id where there is none.

@@ -90,7 +90,6 @@ pub(super) fn manager(
         )
         .at("request_headers_timeout")?
         .unwrap_or(HEADERS_TIMEOUT),
-        request_timeout: limit(message.request_timeout.as_ref(), None).at("request_timeout")?,
         max_connection_duration: limit(
             common.and_then(|c| c.max_connection_duration.as_ref()),
             None,
@@ -98,7 +97,6 @@ pub(super) fn manager(
         .at("common_http_protocol_options.max_connection_duration")?,
         max_requests_per_connection: requests(common),
         use_remote_address: flag(message.use_remote_address.as_ref(), false),
-        trusted_hops: message.xff_num_trusted_hops,
         skip_xff_append: message.skip_xff_append,
         generate_request_id: flag(message.generate_request_id.as_ref(), true),
         request_id_in_response: message.always_set_request_id_in_response,

@@ -87,7 +87,6 @@ fn principal(message: &pb::Principal) -> Checked<Principal> {
         Some(Identifier::DirectRemoteIp(message)) => {
             Principal::SourceIp(range(message).at("direct_remote_ip")?)
         }
-        Some(Identifier::RemoteIp(message)) => Principal::SourceIp(range(message).at("remote_ip")?),
         Some(Identifier::Header(message)) => Principal::Header(header(message).at("header")?),
         Some(Identifier::UrlPath(message)) => Principal::Path(path(message).at("url_path")?),
         _ => return refuse("this kind of principal is not supported"),

@@ -214,9 +214,7 @@ fn forwarding(headers: &mut HeaderMap, origin: Origin<'_>, manager: &HttpManager
         for name in spoken {
             headers.remove(name);
         }
-        if manager.trusted_hops == 0 {
-            headers.insert(X_FORWARDED_PROTO, scheme.clone());
-        }
+        headers.insert(X_FORWARDED_PROTO, scheme.clone());
     }
     headers.entry(X_FORWARDED_PROTO).or_insert(scheme);
     if manager.generate_request_id

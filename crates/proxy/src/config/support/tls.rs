@@ -66,7 +66,7 @@ message!(TLS_PARAMETERS, "envoy.extensions.transport_sockets.tls.v3.TlsParameter
     1 tls_minimum_protocol_version: take,
     2 tls_maximum_protocol_version: take,
     3 cipher_suites: take,
-    4 ecdh_curves: take,
+    4 ecdh_curves: ignore "X25519MLKEM768, X25519, P-256, P-384",
     5 signature_algorithms: refuse,
     6 compliance_policies: refuse,
 });
