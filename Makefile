@@ -27,7 +27,7 @@ test: ## everything on the embedded cluster: lint, units, demo, scenarios
 	@$(MAKE) --no-print-directory e2e
 
 unit: ## the tests beside the code, and those of one crate at a time
-	cargo test --locked --workspace
+	ENVOY_BIN=$$(scripts/envoy) cargo test --locked --workspace
 
 lint: ## format, clippy, licences and duplicate crates, docs build
 	@scripts/lint

@@ -283,8 +283,8 @@ async fn every_protocol(scene: &Scene<'_>) -> Result<()> {
                 with(pod("server", json!({})), &["containers"], containers),
             ),
             service(&servers, "web", "server", "http", PORT),
-            service(&servers, "echo", "server", "tcp", 9000),
-            service(&servers, "banner", "server", "tcp-server-first", 3306),
+            service(&servers, "echo", "server", "tcp-echo", 9000),
+            service(&servers, "banner", "server", "tcp-server-first-banner", 3306),
         ])
         .await?;
     let client = scene.client(&clients, "client").await?;

@@ -100,6 +100,9 @@ fn manager(
         }],
         // Grants speak of paths: `/public/../admin` must be judged as what it leads to.
         normalize_path: build::yes(),
+        // The application's own `server` header stays, as the pages of the egress guide show it.
+        server_header_transformation:
+            http_connection_manager::ServerHeaderTransformation::AppendIfAbsent.into(),
         ..Default::default()
     }
 }
