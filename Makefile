@@ -13,17 +13,18 @@ help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 build: ## the three executables, into target/debug
-	cargo build --locked -p cli -p proxy -p apps -p e2e
+	cargo build --locked -p cli -p proxy -p apps -p e2e -p parity
 
 demo: ## the mesh at work, told line by line (CLUSTER=embedded|kubernetes)
 	@scripts/deps demo
 	@$(MAKE) --no-print-directory build
 	@scripts/on-cluster $(CLUSTER) $(BIN)/osm demo egress
 
-test: ## everything on the embedded cluster: lint, units, demo, scenarios
+test: ## everything on the embedded cluster: lint, units, demo, tutorials, scenarios
 	@scripts/deps test
 	@$(MAKE) --no-print-directory lint unit
 	@$(MAKE) --no-print-directory demo
+	@scripts/docs $(BIN)
 	@$(MAKE) --no-print-directory e2e
 
 unit: ## the tests beside the code, and those of one crate at a time

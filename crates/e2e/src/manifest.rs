@@ -5,12 +5,9 @@ use serde_json::{Value, json};
 /// Port of the HTTP servers.
 pub const PORT: u16 = 14001;
 
-/// Several objects as one manifest of several documents.
+/// Several objects as one manifest: a List, because kubectls disagree on JSON documents one behind the other.
 pub fn list(objects: &[Value]) -> String {
-    objects
-        .iter()
-        .map(|object| format!("{object}\n---\n"))
-        .collect()
+    json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string()
 }
 
 /// An object of a namespace.
