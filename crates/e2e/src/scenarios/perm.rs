@@ -284,7 +284,13 @@ async fn every_protocol(scene: &Scene<'_>) -> Result<()> {
             ),
             service(&servers, "web", "server", "http", PORT),
             service(&servers, "echo", "server", "tcp-echo", 9000),
-            service(&servers, "banner", "server", "tcp-server-first-banner", 3306),
+            service(
+                &servers,
+                "banner",
+                "server",
+                "tcp-server-first-banner",
+                3306,
+            ),
         ])
         .await?;
     let client = scene.client(&clients, "client").await?;
