@@ -6,6 +6,7 @@
 //! the job of the API families. This crate knows nothing of proxies, xDS or the cluster it runs on.
 
 mod crd;
+pub mod duration;
 mod kind;
 pub mod labels;
 pub mod shared;

@@ -16,7 +16,7 @@ use crate::chart::{Chart, Release};
 use crate::cluster::{connect, explain};
 use crate::environment::Environment;
 use crate::meshes::{self, Mesh};
-use crate::{duration, rollout};
+use crate::rollout;
 
 /// `osm install`.
 #[derive(Args)]
@@ -31,7 +31,7 @@ pub struct InstallArgs {
     #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     enforce_single_mesh: bool,
     /// How long to wait for the control plane to be ready
-    #[arg(long, default_value = "5m", value_parser = duration::parse)]
+    #[arg(long, default_value = "5m", value_parser = api::duration::parse)]
     timeout: Duration,
     /// Chart values: key=value, several with commas (may be given again)
     #[arg(long = "set", value_name = "KEY=VALUE")]

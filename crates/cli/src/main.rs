@@ -4,7 +4,6 @@ mod apply;
 mod chart;
 mod cluster;
 mod demo;
-mod duration;
 mod environment;
 mod install;
 mod mesh;

@@ -1,4 +1,4 @@
-//! Go's notation of durations, as the command's flags take it: `5m`, `1m30s`, `1.5h`, `300ms`.
+//! Go's notation of durations, as MeshConfig and the command's flags take it: `5m`, `1m30s`, `1.5h`, `300ms`.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "5", "m", "5x", "-5m", "1..2s"] {
+        for text in ["", "5", "m", "h", "5x", "1d", "-5m", "1..2s"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }
