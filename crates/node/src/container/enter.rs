@@ -20,6 +20,7 @@ use nix::unistd::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::mountpoints;
 use super::rights::Rights;
 
 /// Where the host's root file system is while the container's is being built.
@@ -173,6 +174,12 @@ fn build(order: &Order) -> io::Result<()> {
             fs::create_dir_all(parent)?;
         }
         fs::write(&path, content).map_err(|e| at("write", &path, e))?;
+    }
+    if mountpoints::needed() {
+        for bind in &mounts {
+            mountpoints::make(Path::new("/"), &upper, &bind.target, bind.source.is_dir())
+                .map_err(|e| at("mountPath", &bind.target, e))?;
+        }
     }
     overlay(&upper, &work, &merged).map_err(|e| at("mount overlay", &merged, e))?;
     let old_root = merged.join(&OLD_ROOT[1..]);

@@ -1,6 +1,7 @@
 //! Containers as host processes: root file system, namespaces, rights.
 
 pub mod enter;
+mod mountpoints;
 pub mod process;
 pub mod rights;
 
