@@ -33,7 +33,7 @@ pub struct Options {
     /// Leave the cluster up at the end and print how to use it
     #[arg(long)]
     keep: bool,
-    /// Talk to the real httpbin.org and openservicemesh.io instead of the demo's own
+    /// Talk to the real httpbin.org and openservicemesh.io instead of the demo's own (CLUSTER=kubernetes, on a connected cluster)
     #[arg(long)]
     internet: bool,
     /// Folder for the cluster [default: a new one below the temporary folder]
@@ -54,8 +54,14 @@ const LEAVE_KUBERNETES: &str = "kubectl delete namespace curl shop customers --i
 /// Runs a demo. The exit status tells whether everything was as promised.
 pub async fn run(arguments: Args) -> Result<ExitCode> {
     let Demo::Egress(options) = arguments.demo;
+    let cluster = Cluster::from_environment()?;
+    // Its namespaces have no uplink, by design: nothing of a test leaves the machine.
+    ensure!(
+        !(options.internet && cluster == Cluster::Embedded),
+        "--internet: the embedded cluster has no way out of this machine; use CLUSTER=kubernetes and the KUBECONFIG of a connected cluster"
+    );
     let mut folder = Folder::new(options.dir.as_deref())?;
-    let mut stage = Stage::new(Cluster::from_environment()?, programs()?, folder.path())?;
+    let mut stage = Stage::new(cluster, programs()?, folder.path())?;
     manifests::unpack(stage.directory())?;
 
     let outcome = tokio::select! {
