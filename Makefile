@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CLUSTER ?= embedded
 AREA ?=
 PRIORITY ?=
-BIN := target/debug
+BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 export PATH := /usr/sbin:/sbin:$(PATH)
 
 .PHONY: help build demo test unit lint e2e bench test-kubernetes clean-cache
