@@ -27,13 +27,13 @@ pub const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfigu
 /// Certificates and validation contexts.
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
-/// All types in the order in which changes are sent: what is referred to goes before what refers to it.
-pub const PUSH_ORDER: [&str; 5] = [CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET];
+/// The kinds a proxy is told of, by type URL. In which order they are pushed is the server's business.
+pub const KINDS: [&str; 5] = [CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET];
 
 /// Everything one proxy is told, by type URL and name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Every type of [`PUSH_ORDER`] has an entry, be it empty.
+    /// Every type of [`KINDS`] has an entry, be it empty.
     pub resources: BTreeMap<&'static str, BTreeMap<String, Resource>>,
 }
 
@@ -56,7 +56,7 @@ pub struct TrustBundle {
 /// Everything the proxy with this configuration is told.
 pub fn snapshot(config: &ProxyConfig, trust: &TrustBundle) -> Snapshot {
     let mut snapshot = Snapshot::default();
-    for kind in PUSH_ORDER {
+    for kind in KINDS {
         snapshot.resources.insert(kind, BTreeMap::new());
     }
     for cluster in config.clusters.values() {

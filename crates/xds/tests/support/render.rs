@@ -27,12 +27,12 @@ use envoy_types::pb::envoy::{
     },
 };
 use prost::{Message, Name};
-use xds::resources::{PUSH_ORDER, Snapshot};
+use xds::resources::{KINDS, Snapshot};
 
 /// The whole snapshot, in push order.
 pub fn snapshot(snapshot: &Snapshot) -> String {
     let mut text = String::new();
-    for kind in PUSH_ORDER {
+    for kind in KINDS {
         for (name, resource) in &snapshot.resources[kind] {
             writeln!(text, "=== {} {name}", kind.rsplit('.').next().unwrap()).unwrap();
             text.push_str(&any(&resource.any.type_url, &resource.any.value));
