@@ -4,44 +4,10 @@ mod support;
 
 use serde_json::{Value, json};
 use support::{
-    World,
-    call::{Answer, Answer::*, call, get, only},
+    call::{Answer::*, call, get, only},
     http_rules,
+    shop::{WEB, all_of, http_port, served, shop, web},
 };
-
-const WEB: &str = "10.96.0.10";
-
-/// Two clients, one web server of two pods, SMI mode.
-fn shop() -> World {
-    let mut world = World::new();
-    world
-        .namespace("shop")
-        .namespace("other")
-        .pod("shop/client1", "client1", "10.244.0.1")
-        .pod("shop/client2", "client2", "10.244.0.2")
-        .pod("other/stranger", "client1", "10.244.0.3")
-        .pod("shop/web-0", "web", "10.244.0.10")
-        .service("shop/web", WEB, http_port(), &[("web-0", "10.244.0.10")]);
-    world
-}
-
-fn http_port() -> Value {
-    json!([{"port": 80, "name": "http-web", "targetPort": 8080}])
-}
-
-fn served() -> Answer {
-    Served("web-0".into())
-}
-
-fn web(world: &World, client: &str, path: &str) -> Answer {
-    only(call(&world.mesh(), client, WEB, 80, &get("web.shop", path)))
-}
-
-fn all_of(world: &mut World) {
-    world
-        .route_group("shop/all", json!([{"name": "all"}]))
-        .target("shop/web", "web", &["shop/client1"], http_rules(&["all"]));
-}
 
 #[test]
 fn acl_01_default_deny() {

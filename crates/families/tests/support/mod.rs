@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 pub mod call;
+pub mod shop;
 
 use families::{Index, Object, Settings};
 use model::{Mesh, Problem};
