@@ -24,6 +24,7 @@ pub mod connection;
 pub mod control_plane;
 pub mod copy;
 pub mod dns;
+pub mod format;
 pub mod http;
 pub mod identity;
 pub mod inspect;
