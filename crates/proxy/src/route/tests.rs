@@ -4,6 +4,7 @@ use http::HeaderMap;
 
 use super::*;
 use crate::matcher::{HeaderCondition, HeaderKey};
+use crate::matcher::{HeaderMatch, StringMatch};
 
 fn route(name: &str, path: PathMatch, method: Option<&str>) -> Arc<Route> {
     let headers = method
