@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::listener::v3::FilterChain;
 use tokio::sync::watch;
 
 use crate::chain::ChainTable;
+use crate::http::filters::Filter;
 use crate::rbac::Rbac;
 use crate::route::RouteTable;
 use crate::tls::{DownstreamTls, TlsServer};
@@ -126,7 +127,7 @@ pub struct HttpManager {
     /// Where routes come from.
     pub routes: RouteSource,
     /// Filters before the router.
-    pub filters: Vec<HttpFilter>,
+    pub filters: Vec<Filter>,
     /// Value of the `server` header of responses.
     pub server_name: http::HeaderValue,
     /// When it is set.
@@ -165,18 +166,6 @@ pub struct HttpManager {
     pub merge_slashes: bool,
     /// HTTP/2 settings.
     pub h2: H2,
-}
-
-/// An HTTP filter.
-#[derive(Debug)]
-pub enum HttpFilter {
-    /// RBAC over requests, with the name routes override it by; without rules everything passes.
-    Rbac {
-        /// The filter's name.
-        name: Arc<str>,
-        /// Its rules.
-        rules: Option<Arc<Rbac>>,
-    },
 }
 
 /// Which HTTP a connection manager speaks.

@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
-use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
-use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use http::HeaderValue;
 use xds::client::Kind;
 
-use super::{At, Checked, Context, extension, flag, limit, rbac, refuse, route};
-use crate::listener::{ClientCert, Codec, H2, HttpFilter, HttpManager, RouteSource, ServerHeader};
+use super::{At, Checked, Context, filters, flag, limit, refuse, route};
+use crate::listener::{ClientCert, Codec, H2, HttpManager, RouteSource, ServerHeader};
 
 /// Envoy's defaults, here and below.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -54,7 +52,7 @@ pub(super) fn manager(
         Ok(Xfcc::AlwaysForwardOnly) => ClientCert::AlwaysForwardOnly,
         Err(_) => return refuse("an unknown value").at("forward_client_cert_details"),
     };
-    let (filters, router) = filters(&message.http_filters)?;
+    let (filters, router) = filters::filters(&message.http_filters)?;
     let common = message.common_http_protocol_options.as_ref();
     let (server_name, server_header) = server_header(message)?;
     Ok(HttpManager {
@@ -129,43 +127,6 @@ fn server_header(message: &pb::HttpConnectionManager) -> Checked<(HeaderValue, S
         Ok(Server::AppendIfAbsent) => Ok((value, ServerHeader::IfAbsent)),
         Ok(Server::PassThrough) => Ok((value, ServerHeader::PassThrough)),
         Err(_) => refuse("an unknown value").at("server_header_transformation"),
-    }
-}
-
-fn filters(list: &[pb::HttpFilter]) -> Checked<(Vec<HttpFilter>, Router)> {
-    let mut filters = Vec::new();
-    let mut router = None;
-    for (index, message) in list.iter().enumerate() {
-        let path = format!("http_filters[{index}].typed_config");
-        if router.is_some() {
-            return refuse("nothing may stand behind the router").at(path);
-        }
-        if message.disabled {
-            continue;
-        }
-        let Some(pb::http_filter::ConfigType::TypedConfig(any)) = &message.config_type else {
-            return refuse("a typed_config is needed").at(path);
-        };
-        if let Some(found) = extension::<Router>(any) {
-            router = Some(found.at(path)?);
-        } else if let Some(found) = extension::<HttpRbac>(any) {
-            let rules = found.at(&path)?.rules;
-            let rules = rules
-                .as_ref()
-                .map(rbac::rbac)
-                .transpose()
-                .at(format_args!("{path}.rules"))?;
-            filters.push(HttpFilter::Rbac {
-                name: message.name.as_str().into(),
-                rules,
-            });
-        } else {
-            return refuse(format!("{:?} is not supported", any.type_url)).at(path);
-        }
-    }
-    match router {
-        Some(router) => Ok((filters, router)),
-        None => refuse("the router is needed as last filter").at("http_filters"),
     }
 }
 

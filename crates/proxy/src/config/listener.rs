@@ -26,6 +26,7 @@ use super::{
     socket_address, tls,
 };
 use crate::chain::{ChainMatch, ChainTable, SourceKind};
+use crate::http::filters::overrides::Overrides;
 use crate::listener::{Chain, Direction, Listener, NetworkFilter, Predicate, TcpProxy, Terminal};
 use crate::route::{Edits, Target, WeightedCluster};
 use crate::tls::DownstreamTls;
@@ -266,6 +267,7 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
                     name: cluster.name.as_str().into(),
                     weight: cluster.weight,
                     edits: Edits::default(),
+                    overrides: Overrides::default(),
                 })
                 .collect();
             let total = clusters

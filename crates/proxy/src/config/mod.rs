@@ -1,6 +1,7 @@
 //! Protobuf in, typed and checked configuration out. Nothing behind this module knows Envoy's protobuf.
 
 mod cluster;
+mod filters;
 mod http;
 mod listener;
 mod matching;

@@ -14,7 +14,7 @@ use super::path;
 use crate::listener::{ClientCert, HttpManager};
 use crate::matcher::RequestView;
 use crate::reason::Reason;
-use crate::route::{AddMode, HeaderAdd};
+use crate::route::HeaderAdd;
 use crate::worker::request_id;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -263,17 +263,9 @@ pub fn edit(headers: &mut HeaderMap, remove: &[HeaderName], add: &[HeaderAdd]) {
         headers.remove(name);
     }
     for change in add {
-        let present = headers.contains_key(&change.name);
-        match change.mode {
-            AddMode::Append => {
-                headers.append(change.name.clone(), change.value.clone());
-            }
-            AddMode::IfAbsent if present => {}
-            AddMode::OverwriteIfPresent if !present => {}
-            AddMode::IfAbsent | AddMode::Overwrite | AddMode::OverwriteIfPresent => {
-                headers.insert(change.name.clone(), change.value.clone());
-            }
-        }
+        change
+            .mode
+            .apply(headers, change.name.clone(), change.value.clone());
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod body;
 pub mod exchange;
+pub mod filters;
 pub mod headers;
 pub mod path;
 pub mod pool;

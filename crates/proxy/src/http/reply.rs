@@ -1,5 +1,7 @@
 //! Replies the proxy makes itself, in HTTP or, to gRPC, in gRPC.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
@@ -8,7 +10,7 @@ use super::body::ReplyBody;
 use super::exchange::Exchange;
 use super::headers::Target;
 use crate::reason::{Reason, grpc_status};
-use crate::route::{Redirect, Route, split, without_port};
+use crate::route::{AddMode, Redirect, Route, split, without_port};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -29,6 +31,53 @@ impl From<Reason> for Refusal {
             status: None,
         }
     }
+}
+
+/// A filter's own answer to a request.
+#[derive(Debug, Default)]
+pub struct LocalReply {
+    /// Why it is refused; `None` if the answer is what was asked for.
+    pub reason: Option<Reason>,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body, which in gRPC becomes the message.
+    pub body: Bytes,
+    /// Headers beside those of every reply.
+    pub headers: Vec<(AddMode, HeaderName, HeaderValue)>,
+    /// gRPC's status where it does not follow from the HTTP status.
+    pub grpc_status: Option<u32>,
+    /// Envoy's response code details.
+    pub details: Cow<'static, str>,
+}
+
+impl From<Reason> for LocalReply {
+    fn from(reason: Reason) -> LocalReply {
+        let row = reason.row();
+        LocalReply {
+            reason: Some(reason),
+            status: row.status,
+            body: Bytes::from_static(row.body.as_bytes()),
+            details: row.details.into(),
+            ..LocalReply::default()
+        }
+    }
+}
+
+/// The reply that a filter wants.
+pub fn local(reply: LocalReply, is_grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
+    exchange.line.response_code_details = reply.details.into_owned();
+    if let Some(reason) = reply.reason {
+        exchange.fail(reason);
+    }
+    let mut response = text(reply.status, reply.body, is_grpc, exchange);
+    let headers = response.headers_mut();
+    if is_grpc && let Some(status) = reply.grpc_status {
+        headers.insert(GRPC_STATUS, HeaderValue::from(status));
+    }
+    for (mode, name, value) in reply.headers {
+        mode.apply(headers, name, value);
+    }
+    response
 }
 
 /// The reply to a refused request.

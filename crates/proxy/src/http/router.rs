@@ -7,23 +7,24 @@ use bytes::Bytes;
 use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, USER_AGENT};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 use super::body::{Limits, ReplyBody, RequestBody};
 use super::exchange::Exchange;
+use super::filters::overrides::Routing;
+use super::filters::{self, FilterContext, Passage, Unread};
 use super::headers::{Origin, Target, X_REQUEST_ID, edit, sanitize, strip_hop_by_hop, uri};
 use super::pool::{Lease, SendError};
-use super::reply::{self, Refusal};
+use super::reply::{self, LocalReply, Refusal};
 use super::server::HttpConnection;
 use super::upgrade;
 use crate::access::{field, milliseconds};
 use crate::cluster::{Cluster, Endpoint, UpstreamHttp};
-use crate::listener::{HttpFilter, HttpManager, RouteSource, ServerHeader};
+use crate::listener::{HttpManager, RouteSource, ServerHeader};
 use crate::reason::Reason;
-use crate::route::{
-    Action, Edits, Forward, Found, HostRewrite, Route, RouteTable, is_grpc_type, split,
-};
+use crate::route::{Action, Edits, Forward, HostRewrite, Route, RouteTable, is_grpc_type, split};
 use crate::upstream::{choose, settled};
 use crate::worker::roll;
 
@@ -141,37 +142,61 @@ fn describe(exchange: &mut Exchange, parts: &Parts) {
 /// Finds the route, asks the filters, does what the route says.
 async fn route(mut way: Way<'_>, is_grpc: bool) -> Response<ReplyBody> {
     let table = way.table();
-    let found = {
-        let request = way.target.view(&way.parts.method, &way.parts.headers);
-        table.as_deref().and_then(|table| table.find(&request))
-    };
-    if let Some(found) = &found {
+    let filters = &way.manager.filters;
+    let mut routing = Routing::find(
+        table.as_deref(),
+        &way.target.view(&way.parts.method, &way.parts.headers),
+    );
+    let mut passage = Passage::default();
+    let passed = way.filters(&mut routing, &mut passage, is_grpc).await;
+    if let Some(found) = &routing.found {
         way.exchange.line.route_name = Some(found.route.name.clone());
     }
-    if let Err(reason) = way.filters(table.as_deref(), found) {
-        return reply::refusal(&reason.into(), is_grpc, way.exchange);
-    }
-    let (Some(table), Some(found)) = (&table, found) else {
-        return reply::refusal(&Reason::RouteNotFound.into(), is_grpc, way.exchange);
+    let mut response = match passed {
+        Ok(()) => act(way, &routing, is_grpc).await,
+        Err(reply) => reply::local(*reply, is_grpc, way.exchange),
     };
-    let levels = [&found.route.edits, &found.host.edits, &table.edits];
-    let mut response = match &found.route.action {
-        Action::Respond(status, body) => {
-            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
-            way.exchange.line.response_code_details = "direct_response".to_owned();
-            reply::text(status, body.clone(), is_grpc, way.exchange)
-        }
-        Action::Redirect(action) => reply::redirect(action, found.route, &way.target, way.exchange),
-        Action::Forward(action) => forward(way, action, found.route, levels, is_grpc).await,
-    };
-    for level in levels {
+    for level in levels(&routing) {
         edit(
             response.headers_mut(),
             &level.response_remove,
             &level.response_add,
         );
     }
-    response
+    let (mut parts, body) = response.into_parts();
+    let head = (&mut parts.status, &mut parts.headers);
+    filters::response(filters, &mut passage, &routing, head);
+    Response::from_parts(parts, body)
+}
+
+/// Does what the route says.
+async fn act(mut way: Way<'_>, routing: &Routing<'_>, is_grpc: bool) -> Response<ReplyBody> {
+    let Some(found) = routing.found else {
+        return reply::refusal(&Reason::RouteNotFound.into(), is_grpc, way.exchange);
+    };
+    match &found.route.action {
+        Action::Respond(status, body) => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
+            way.exchange.line.response_code_details = "direct_response".to_owned();
+            reply::text(status, body.clone(), is_grpc, way.exchange)
+        }
+        Action::Redirect(action) => reply::redirect(action, found.route, &way.target, way.exchange),
+        Action::Forward(action) => forward(way, action, routing, found.route, is_grpc).await,
+    }
+}
+
+/// Changes to headers, the most specific first.
+fn levels<'r>(routing: &Routing<'r>) -> impl Iterator<Item = &'r Edits> + use<'r> {
+    let of_cluster = routing.weighted.map(|weighted| &weighted.edits);
+    let found = routing.found;
+    let of_table = routing.table.filter(|_| found.is_some());
+    let all = [
+        of_cluster,
+        found.map(|found| &found.route.edits),
+        found.map(|found| &found.host.edits),
+        of_table.map(|table| &table.edits),
+    ];
+    all.into_iter().flatten()
 }
 
 impl Way<'_> {
@@ -191,35 +216,28 @@ impl Way<'_> {
         }
     }
 
-    /// Runs the filters in order; the most specific override of a route counts.
-    fn filters(
+    /// Runs the filters, which may find another route.
+    async fn filters<'r>(
         &mut self,
-        table: Option<&RouteTable>,
-        found: Option<Found<'_>>,
-    ) -> Result<(), Reason> {
-        let request = self.target.view(&self.parts.method, &self.parts.headers);
-        let stats = &self.http.connection.stats;
-        let overridden = found
-            .and_then(|found| found.route.rbac.as_ref().or(found.host.rbac.as_ref()))
-            .or_else(|| table.and_then(|table| table.rbac.as_ref()));
-        for filter in &self.manager.filters {
-            let HttpFilter::Rbac { rules, .. } = filter;
-            let Some(rules) = overridden.unwrap_or(rules) else {
-                continue;
-            };
-            let verdict = rules.decide(&self.http.connection.peer, Some(&request));
-            if verdict.allowed {
-                stats.rbac_allowed.increment();
-                continue;
-            }
-            stats.rbac_denied.increment();
-            let policy = verdict.policy.as_deref().unwrap_or("none");
-            self.exchange.line.response_code_details =
-                format!("rbac_access_denied_matched_policy[{policy}]");
-            self.exchange.line.policy = verdict.policy;
-            return Err(Reason::Denied);
-        }
-        Ok(())
+        routing: &mut Routing<'r>,
+        passage: &mut Passage,
+        is_grpc: bool,
+    ) -> Result<(), Box<LocalReply>> {
+        let mut body = Unread {
+            is_end: self.body.is_end_stream(),
+        };
+        let mut context = FilterContext {
+            connection: &self.http.connection,
+            parts: &mut self.parts,
+            target: &mut self.target,
+            line: &mut self.exchange.line,
+            routing: *routing,
+            body: &mut body,
+            is_grpc,
+        };
+        let passed = filters::request(&self.manager.filters, &mut context, passage).await;
+        *routing = context.routing;
+        passed
     }
 }
 
@@ -227,8 +245,8 @@ impl Way<'_> {
 async fn forward(
     mut way: Way<'_>,
     action: &Forward,
+    routing: &Routing<'_>,
     route: &Arc<Route>,
-    levels: [&Edits; 3],
     is_grpc: bool,
 ) -> Response<ReplyBody> {
     if let Some(protocol) = &way.target.upgrade
@@ -236,13 +254,13 @@ async fn forward(
     {
         return reply::refusal(&Reason::UpgradeForbidden.into(), is_grpc, way.exchange);
     }
-    let (cluster, endpoint, edits) = match way.choose(action).await {
+    let (cluster, endpoint) = match way.choose(action, routing.cluster).await {
         Ok(chosen) => chosen,
         Err(refused) => return reply::refusal(&refused, is_grpc, way.exchange),
     };
     way.exchange.line.upstream_host = Some(endpoint.config.address.to_string());
     way.exchange.upstream(cluster.clone(), endpoint.enter());
-    for level in edits.into_iter().chain(levels) {
+    for level in levels(routing) {
         edit(
             &mut way.parts.headers,
             &level.request_remove,
@@ -257,31 +275,24 @@ async fn forward(
         Some(idle) => Some(idle).filter(|idle| !idle.is_zero()),
         None => way.manager.stream_idle_timeout,
     };
-    let mut response = if way.target.upgrade.is_some() {
+    if way.target.upgrade.is_some() {
         upgrade::forward(way.into_upgrade(), &cluster, &endpoint, timeout, is_grpc).await
     } else {
         exchange(way, &cluster, &endpoint, timeout, idle, is_grpc).await
-    };
-    if let Some(edits) = edits {
-        edit(
-            response.headers_mut(),
-            &edits.response_remove,
-            &edits.response_add,
-        );
     }
-    response
 }
 
 impl<'a> Way<'a> {
-    async fn choose<'b>(
+    async fn choose(
         &mut self,
-        action: &'b Forward,
-    ) -> Result<(Arc<Cluster>, Arc<Endpoint>, Option<&'b Edits>), Refusal> {
+        action: &Forward,
+        name: Option<&Arc<str>>,
+    ) -> Result<(Arc<Cluster>, Arc<Endpoint>), Refusal> {
         let missing = || Refusal {
             reason: Reason::ClusterNotFound,
             status: StatusCode::from_u16(action.not_found).ok(),
         };
-        let (name, edits) = action.target.pick(roll()).ok_or_else(missing)?;
+        let name = name.ok_or_else(missing)?;
         self.exchange.line.upstream_cluster = Some(name.clone());
         let connection = &self.http.connection;
         let cluster = connection
@@ -296,7 +307,7 @@ impl<'a> Way<'a> {
         settled(&cluster).await;
         let endpoint =
             choose(&cluster, &connection.peer, roll()).ok_or(Reason::NoHealthyUpstream)?;
-        Ok((cluster, endpoint, edits))
+        Ok((cluster, endpoint))
     }
 
     /// Authority, path and headers as the upstream is to see them.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Edits;
+use crate::http::filters::overrides::Overrides;
 
 /// What a route does.
 #[derive(Debug)]
@@ -71,6 +72,8 @@ pub struct WeightedCluster {
     pub weight: u32,
     /// Changes to headers.
     pub edits: Edits,
+    /// What it says about filters.
+    pub overrides: Overrides,
 }
 
 /// A redirect.
@@ -94,7 +97,7 @@ pub struct Redirect {
 
 impl Target {
     /// Chooses a cluster; `roll` is any number, even in distribution.
-    pub fn pick(&self, roll: u64) -> Option<(&Arc<str>, Option<&Edits>)> {
+    pub fn pick(&self, roll: u64) -> Option<(&Arc<str>, Option<&WeightedCluster>)> {
         match self {
             Target::Cluster(name) => Some((name, None)),
             Target::Weighted { total, clusters } => {
@@ -102,7 +105,7 @@ impl Target {
                 for cluster in clusters {
                     let weight = u64::from(cluster.weight);
                     if at < weight {
-                        return Some((&cluster.name, Some(&cluster.edits)));
+                        return Some((&cluster.name, Some(cluster)));
                     }
                     at = at.saturating_sub(weight);
                 }

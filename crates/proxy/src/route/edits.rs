@@ -1,6 +1,6 @@
 //! Changes to headers.
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Changes to headers.
 #[derive(Debug, Default)]
@@ -37,4 +37,21 @@ pub enum AddMode {
     Overwrite,
     /// In its place, only if there is one.
     OverwriteIfPresent,
+}
+
+impl AddMode {
+    /// Puts a header among others.
+    pub fn apply(self, headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+        let present = headers.contains_key(&name);
+        match self {
+            AddMode::Append => {
+                headers.append(name, value);
+            }
+            AddMode::IfAbsent if present => {}
+            AddMode::OverwriteIfPresent if !present => {}
+            AddMode::IfAbsent | AddMode::Overwrite | AddMode::OverwriteIfPresent => {
+                headers.insert(name, value);
+            }
+        }
+    }
 }

@@ -12,8 +12,8 @@ pub use hosts::without_port;
 
 use std::sync::Arc;
 
+use crate::http::filters::overrides::Overrides;
 use crate::matcher::RequestView;
-use crate::rbac::Rbac;
 use hosts::HostIndex;
 
 /// A route configuration.
@@ -23,8 +23,8 @@ pub struct RouteTable {
     pub name: Arc<str>,
     /// Changes to headers for all its routes.
     pub edits: Edits,
-    /// RBAC for all its routes.
-    pub rbac: Option<RbacOverride>,
+    /// What its routes say about filters, if they do not say it themselves.
+    pub overrides: Overrides,
     /// Ports are cut off the authority before a host is looked for.
     pub ignore_port: bool,
     hosts: Vec<VirtualHost>,
@@ -42,8 +42,8 @@ pub struct VirtualHost {
     pub routes: Vec<Arc<Route>>,
     /// Changes to headers for all its routes.
     pub edits: Edits,
-    /// RBAC for all its routes.
-    pub rbac: Option<RbacOverride>,
+    /// What its routes say about filters, if they do not say it themselves.
+    pub overrides: Overrides,
 }
 
 /// A route.
@@ -57,12 +57,9 @@ pub struct Route {
     pub action: Action,
     /// Changes to headers.
     pub edits: Edits,
-    /// RBAC of its own.
-    pub rbac: Option<RbacOverride>,
+    /// What it says about filters.
+    pub overrides: Overrides,
 }
-
-/// RBAC that a route, host or table puts in the filter's place; `None` switches the filter off.
-pub type RbacOverride = Option<Arc<Rbac>>;
 
 /// A route that was found.
 #[derive(Debug, Clone, Copy)]

@@ -26,7 +26,7 @@ fn route(name: &str, path: PathMatch, method: Option<&str>) -> Arc<Route> {
         },
         action: Action::Respond(200, bytes::Bytes::new()),
         edits: Edits::default(),
-        rbac: None,
+        overrides: Default::default(),
     })
 }
 
@@ -124,6 +124,7 @@ fn weights_share_the_requests() {
         name: name.into(),
         weight,
         edits: Edits::default(),
+        overrides: Default::default(),
     };
     let target = Target::Weighted {
         total: 4,

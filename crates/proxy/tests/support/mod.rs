@@ -334,24 +334,33 @@ pub fn tcp_chain(cluster: &str) -> listener::FilterChain {
     }
 }
 
-pub fn http_chain(routes: &str, rules: Option<rbac::Rbac>) -> listener::FilterChain {
-    let http = |name: &str, config| hcm::HttpFilter {
+/// An HTTP filter of the configuration.
+pub fn http_filter(name: &str, config: Any) -> hcm::HttpFilter {
+    hcm::HttpFilter {
         name: name.into(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),
         ..Default::default()
-    };
+    }
+}
+
+pub fn http_chain(routes: &str, rules: Option<rbac::Rbac>) -> listener::FilterChain {
     let rules = rules.map(|rules| {
         let config = http_rbac::Rbac {
             rules: Some(rules),
             ..Default::default()
         };
-        http("envoy.filters.http.rbac", any(&config))
+        http_filter("envoy.filters.http.rbac", any(&config))
     });
+    filtered_chain(routes, rules.into_iter().collect())
+}
+
+/// A chain with these filters before the router.
+pub fn filtered_chain(routes: &str, filters: Vec<hcm::HttpFilter>) -> listener::FilterChain {
     let manager = hcm::HttpConnectionManager {
         stat_prefix: "test".into(),
-        http_filters: rules
+        http_filters: filters
             .into_iter()
-            .chain([http("router", any(&Router::default()))])
+            .chain([http_filter("router", any(&Router::default()))])
             .collect(),
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(
             hcm::Rds {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::route::v3 as pb;
 
 use super::{data, edits::edits};
+use crate::config::filters::overrides;
 use crate::config::{At, Checked, duration, each, flag, limit, port, refuse};
 use crate::route::{Action, Forward, HostRewrite, Redirect, Target, WeightedCluster};
 
@@ -80,6 +81,7 @@ fn weighted(message: &pb::WeightedCluster) -> Checked<Target> {
                     &cluster.response_headers_to_add,
                 ),
             )?,
+            overrides: overrides(&cluster.typed_per_filter_config)?,
         })
     })?;
     let total = clusters

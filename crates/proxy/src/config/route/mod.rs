@@ -4,17 +4,15 @@ mod action;
 mod condition;
 mod edits;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::config::route::v3 as pb;
-use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
-use envoy_types::pb::google::protobuf::Any;
 
+use super::filters::overrides;
 use super::matching::header_name;
-use super::{At, Checked, each, extension, rbac, refuse};
-use crate::route::{Action, RbacOverride, Route, RouteTable, VirtualHost};
+use super::{At, Checked, each, refuse};
+use crate::route::{Action, Route, RouteTable, VirtualHost};
 use action::{forward, redirect, respond};
 use condition::route_match;
 use edits::edits;
@@ -25,7 +23,7 @@ pub(super) fn table(message: &pb::RouteConfiguration) -> Checked<RouteTable> {
         refuse(format!("two virtual hosts claim the domain {domain:?}")).at("virtual_hosts")
     })?;
     table.ignore_port = message.ignore_port_in_host_matching;
-    table.rbac = rbac_override(&message.typed_per_filter_config)?;
+    table.overrides = overrides(&message.typed_per_filter_config)?;
     table.edits = edits(
         (
             &message.request_headers_to_remove,
@@ -75,7 +73,7 @@ fn host(message: &pb::VirtualHost) -> Checked<VirtualHost> {
                 &message.response_headers_to_add,
             ),
         )?,
-        rbac: rbac_override(&message.typed_per_filter_config)?,
+        overrides: overrides(&message.typed_per_filter_config)?,
     })
 }
 
@@ -107,22 +105,8 @@ fn route(message: &pb::Route) -> Checked<Route> {
                 &message.response_headers_to_add,
             ),
         )?,
-        rbac: rbac_override(&message.typed_per_filter_config)?,
+        overrides: overrides(&message.typed_per_filter_config)?,
     })
-}
-
-fn rbac_override(configs: &HashMap<String, Any>) -> Checked<Option<RbacOverride>> {
-    let mut found = None;
-    for (name, any) in configs {
-        let message: RbacPerRoute = match extension(any) {
-            Some(message) => message.at(format_args!("typed_per_filter_config[{name:?}]"))?,
-            None => continue, // The support table lets nothing else pass.
-        };
-        let rules = message.rbac.as_ref().and_then(|rbac| rbac.rules.as_ref());
-        let rules = rules.map(rbac::rbac).transpose();
-        found = Some(rules.at(format_args!("typed_per_filter_config[{name:?}].rbac.rules"))?);
-    }
-    Ok(found)
 }
 
 /// The bytes of a source that is in the configuration itself; files of the pod are not read for a control plane.

@@ -1,6 +1,7 @@
 //! The HTTP connection manager, its filters and RBAC.
 
 use super::common::{CIDR_RANGE, COMMON_HTTP, HTTP1, HTTP2, PATH_MATCHER, STRING_MATCHER};
+use super::filters::HTTP_FILTER;
 use super::message;
 use super::route::{HEADER_MATCHER, ROUTE_CONFIGURATION};
 
@@ -76,14 +77,6 @@ message!(HCM_UPGRADE, "envoy.extensions.filters.network.http_connection_manager.
     1 upgrade_type: take,
     2 filters: refuse,
     3 enabled: take,
-});
-
-message!(HTTP_FILTER, "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", {
-    1 name: take,
-    4 typed_config: any HTTP_RBAC ROUTER,
-    5 config_discovery: refuse,
-    6 is_optional: ignore "an unknown filter is refused in any case",
-    7 disabled: take,
 });
 
 message!(ROUTER, "envoy.extensions.filters.http.router.v3.Router", {

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod common;
+mod filters;
 mod http;
 mod listener;
 mod route;
@@ -37,6 +38,12 @@ pub(crate) enum Rule {
     Any(&'static [&'static Message]),
     /// A map to extensions.
     AnyMap(&'static [&'static Message]),
+    /// An HTTP filter: one of [`filters::FILTERS`], or a registered extension.
+    Filter,
+    /// What a route says about a filter: one of [`filters::OVERRIDES`], or a registered extension's.
+    Override,
+    /// A map from filters' names to what a route says about them.
+    Overrides,
 }
 
 /// One protobuf message and its fields.
@@ -75,6 +82,9 @@ macro_rules! message {
     (@entries $target:ident) => { super::Rule::Entries(&$target) };
     (@any $($target:ident)*) => { super::Rule::Any(&[$(&$target),*]) };
     (@map $($target:ident)*) => { super::Rule::AnyMap(&[$(&$target),*]) };
+    (@filter) => { super::Rule::Filter };
+    (@override) => { super::Rule::Override };
+    (@overrides) => { super::Rule::Overrides };
 }
 pub(crate) use message;
 
@@ -133,8 +143,18 @@ fn section(page: &mut String, message: &'static Message, seen: &mut BTreeSet<&'s
             }
             Rule::Any(targets) | Rule::AnyMap(targets) => {
                 nested.extend(targets);
-                let names: Vec<&str> = targets.iter().map(|target| target.name).collect();
-                format!("honoured if one of {}", names.join(", "))
+                one_of(targets)
+            }
+            Rule::Filter => {
+                nested.extend(filters::FILTERS);
+                format!("{}, or a registered extension", one_of(filters::FILTERS))
+            }
+            Rule::Override | Rule::Overrides => {
+                nested.extend(filters::OVERRIDES);
+                format!(
+                    "{}, or a registered extension's",
+                    one_of(filters::OVERRIDES)
+                )
             }
         };
         let _ = writeln!(page, "| {} | {support} |", field.name);
@@ -142,4 +162,9 @@ fn section(page: &mut String, message: &'static Message, seen: &mut BTreeSet<&'s
     for target in nested {
         section(page, target, seen);
     }
+}
+
+fn one_of(targets: &[&Message]) -> String {
+    let names: Vec<&str> = targets.iter().map(|target| target.name).collect();
+    format!("honoured if one of {}", names.join(", "))
 }

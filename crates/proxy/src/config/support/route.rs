@@ -1,7 +1,6 @@
 //! Route tables.
 
 use super::common::{DATA_SOURCE, HEADER_VALUE_OPTION, REGEX_MATCHER, STRING_MATCHER};
-use super::http::HTTP_RBAC_PER_ROUTE;
 use super::message;
 
 message!(ROUTE_CONFIGURATION, "envoy.config.route.v3.RouteConfiguration", {
@@ -20,7 +19,7 @@ message!(ROUTE_CONFIGURATION, "envoy.config.route.v3.RouteConfiguration", {
     13 request_mirror_policies: refuse,
     14 ignore_port_in_host_matching: take,
     15 ignore_path_parameters_in_path_matching: refuse,
-    16 typed_per_filter_config: map HTTP_RBAC_PER_ROUTE,
+    16 typed_per_filter_config: overrides,
     17 metadata: ignore "kept as provenance",
     18 vhost_header: refuse,
     19 route_specifiers: refuse,
@@ -39,7 +38,7 @@ message!(VIRTUAL_HOST, "envoy.config.route.v3.VirtualHost", {
     11 response_headers_to_remove: take,
     13 request_headers_to_remove: take,
     14 include_request_attempt_count: ignore "one attempt",
-    15 typed_per_filter_config: map HTTP_RBAC_PER_ROUTE,
+    15 typed_per_filter_config: overrides,
     16 retry_policy: refuse,
     17 hedge_policy: refuse,
     18 per_request_buffer_limit_bytes: refuse,
@@ -64,7 +63,7 @@ message!(ROUTE, "envoy.config.route.v3.Route", {
     10 response_headers_to_add: each HEADER_VALUE_OPTION,
     11 response_headers_to_remove: take,
     12 request_headers_to_remove: take,
-    13 typed_per_filter_config: map HTTP_RBAC_PER_ROUTE,
+    13 typed_per_filter_config: overrides,
     14 name: take,
     15 tracing: ignore "no spans yet",
     16 per_request_buffer_limit_bytes: refuse,
@@ -175,7 +174,7 @@ message!(CLUSTER_WEIGHT, "envoy.config.route.v3.WeightedCluster.ClusterWeight", 
     5 response_headers_to_add: each HEADER_VALUE_OPTION,
     6 response_headers_to_remove: take,
     9 request_headers_to_remove: take,
-    10 typed_per_filter_config: refuse,
+    10 typed_per_filter_config: overrides,
     11 host_rewrite_literal: refuse,
     12 cluster_header: refuse,
 });

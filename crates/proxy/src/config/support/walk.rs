@@ -2,7 +2,9 @@
 
 use xds::client::Rejected;
 
+use super::filters::{FILTERS, OVERRIDES};
 use super::{Field, Ignored, Message, Rule};
+use crate::http::filters::extension::{Factory, factory, route_factory};
 
 /// Nesting of messages; prost itself stops at 100, real resources stay below 20.
 const DEPTH: usize = 64;
@@ -21,6 +23,9 @@ struct Walker {
     path: String,
     ignored: Ignored,
 }
+
+/// Finds the factory of an extension's message.
+type Registry = fn(&str) -> Option<&'static dyn Factory>;
 
 /// A field as it stands on the wire.
 enum Value<'a> {
@@ -81,10 +86,19 @@ impl Walker {
                 let entry = self.entry(self.bytes(value)?)?;
                 self.message(target, entry, depth + 1)
             }
-            Rule::Any(targets) => self.extension(targets, self.bytes(value)?, depth),
+            Rule::Any(targets) => self.extension(targets, None, self.bytes(value)?, depth),
             Rule::AnyMap(targets) => {
                 let entry = self.entry(self.bytes(value)?)?;
-                self.extension(targets, entry, depth)
+                self.extension(targets, None, entry, depth)
+            }
+            Rule::Filter => self.extension(FILTERS, Some(factory), self.bytes(value)?, depth),
+            Rule::Override => {
+                let bytes = self.bytes(value)?;
+                self.extension(OVERRIDES, Some(route_factory), bytes, depth)
+            }
+            Rule::Overrides => {
+                let entry = self.entry(self.bytes(value)?)?;
+                self.extension(OVERRIDES, Some(route_factory), entry, depth)
             }
         }
     }
@@ -92,6 +106,7 @@ impl Walker {
     fn extension(
         &mut self,
         targets: &[&'static Message],
+        registry: Option<Registry>,
         any: &[u8],
         depth: usize,
     ) -> Result<(), Rejected> {
@@ -111,6 +126,8 @@ impl Walker {
         let name = type_url.rsplit('/').next().unwrap_or_default();
         match targets.iter().find(|target| target.name == name) {
             Some(target) => self.message(target, payload, depth + 1),
+            // Its factory looks into it.
+            None if registry.is_some_and(|find| find(name).is_some()) => Ok(()),
             None => Err(self.refuse(&format!("extension {name:?} is not supported here"))),
         }
     }
