@@ -53,7 +53,9 @@ pub struct Admin {
 
 /// Serves for as long as the runtime lives.
 pub async fn serve(admin: Admin) -> anyhow::Result<()> {
-    let address = admin.settings.admin;
+    let Some(address) = admin.settings.admin_address() else {
+        return Ok(());
+    };
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("admin address {address}"))?;
@@ -132,7 +134,10 @@ impl Admin {
 
     /// Whether the proxy can do its work: it has a certificate and a configuration.
     fn is_ready(&self) -> bool {
-        self.shared.own.current().is_some() && self.machine.lock().is_configured()
+        match &self.settings.bootstrap {
+            None => self.shared.own.current().is_some() && self.machine.lock().is_configured(),
+            Some(bootstrap) => bootstrap.ads.is_none() || self.machine.lock().is_configured(),
+        }
     }
 
     fn ready(&self) -> Response<Full<Bytes>> {
@@ -273,6 +278,7 @@ impl Admin {
     }
 
     fn server_info(&self) -> Json {
+        let node = self.settings.node();
         let state = match (self.is_ready(), *self.shared.drain.borrow()) {
             (_, true) => "DRAINING",
             (true, false) => "LIVE",
@@ -282,7 +288,7 @@ impl Admin {
             "version": concat!("osm-proxy/", env!("CARGO_PKG_VERSION")),
             "state": state,
             "uptime_current_epoch": format!("{}s", self.shared.stats.uptime()),
-            "node": { "id": self.settings.node_id(), "cluster": self.settings.node_cluster() },
+            "node": { "id": node.id, "cluster": node.cluster },
             "connections": self.shared.connections(),
         })
     }

@@ -46,16 +46,25 @@ pub struct Ads {
     pub lookups: Lookups,
     /// Who we are.
     pub node: Node,
+    /// The stream waits for our own certificate.
+    pub needs_identity: bool,
     /// The stream brought something.
     pub heard: bool,
 }
 
 impl Ads {
-    /// Follows the control plane for ever; the last good configuration serves while it is away.
-    pub async fn run(mut self, plane: Arc<ControlPlane>) {
+    /// Follows the control plane for ever; the last good configuration serves while it is away. Without a control
+    /// plane the bootstrap file's resources are all there is.
+    pub async fn run(mut self, plane: Option<Arc<ControlPlane>>) {
+        self.apply();
+        let Some(plane) = plane else {
+            loop {
+                self.idle(Duration::from_secs(60)).await;
+            }
+        };
         let mut failures = 0u32;
         loop {
-            while self.shared.own.current().is_none() {
+            while self.needs_identity && self.shared.own.current().is_none() {
                 sleep(Duration::from_millis(50)).await; // ADS is for those who are somebody.
             }
             self.heard = false;

@@ -17,6 +17,7 @@
 pub mod access;
 pub mod admin;
 pub mod ads;
+pub mod bootstrap;
 pub mod chain;
 pub mod cluster;
 pub mod config;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use proxy::config::support;
-use proxy::settings::Settings;
+use proxy::settings::{RunMode, Settings};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
@@ -85,7 +85,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Run(settings) => {
             let set_level = logging(&settings.log_level)?;
-            proxy::run::run(*settings, set_level)
+            let settings = settings.complete()?;
+            if settings.mode == RunMode::Validate {
+                proxy::run::validate(&settings)?;
+                writeln!(std::io::stdout(), "configuration OK")?;
+                return Ok(());
+            }
+            proxy::run::run(settings, set_level)
         }
         Command::Init(init) => {
             let backend = intercept::apply(&init.options)?;
@@ -102,6 +108,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
 
 /// Logs to standard error: standard output is the access log's.
 fn logging(level: &str) -> anyhow::Result<proxy::run::SetLevel> {
+    let level = match level {
+        // Envoy's names of the same levels.
+        "warning" => "warn",
+        "critical" => "error",
+        level => level,
+    };
     let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?}"))?;
     let (filter, handle) = reload::Layer::new(filter);
     let lines = tracing_subscriber::fmt::layer()

@@ -4,18 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use envoy_types::pb::envoy::config::core::v3::Node;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder as RuntimeBuilder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
-use xds::client::{Limits, Machine, Mode};
+use xds::client::{Limits, Machine, Mode, Rejected};
 
 use crate::access::AccessLog;
 use crate::admin::{self, Admin};
 use crate::ads::Ads;
-use crate::config::ConfigParser;
+use crate::config::{ConfigParser, Resource};
 use crate::control_plane::ControlPlane;
 use crate::dns::Lookups;
 use crate::listeners::Listeners;
@@ -55,7 +54,7 @@ pub fn run(settings: Settings, set_level: SetLevel) -> anyhow::Result<()> {
         .map(|index| worker(index, stopped.clone()))
         .collect::<anyhow::Result<Vec<_>>>()?;
     info!(
-        node = settings.node_id(),
+        node = settings.node().id,
         workers = workers.len(),
         connections = limit,
         "proxy starts"
@@ -86,13 +85,11 @@ async fn supervise(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (quit, mut quitting) = watch::channel(false);
-    // Probes first: the kubelet asks whether or not the control plane is there.
-    probes::serve(settings.probes()?)?;
-    let mode = match settings.xds_mode {
-        XdsMode::Delta => Mode::Delta,
-        XdsMode::Sotw => Mode::StateOfTheWorld,
-    };
-    let machine = Arc::new(Mutex::new(Machine::new(mode, Limits::default())));
+    if settings.bootstrap.is_none() {
+        // Probes first: the kubelet asks whether or not the control plane is there.
+        probes::serve(settings.probes()?)?;
+    }
+    let machine = Arc::new(Mutex::new(machine(&settings)?));
     let count = workers.len();
     let listeners = Arc::new(Mutex::new(Listeners::new(shared.clone(), workers)));
     admin::serve(Admin {
@@ -104,18 +101,18 @@ async fn supervise(
         log: set_level,
     })
     .await?;
-    let plane = Arc::new(ControlPlane::new(&settings, shared.own.clone())?);
-    let keeping = identity::keep(
-        settings.clone(),
-        plane.clone(),
-        shared.own.clone(),
-        shared.stats.clone(),
-    );
+    let plane = match &settings.bootstrap {
+        None => Some(ControlPlane::new(&settings, shared.own.clone())?),
+        Some(bootstrap) => {
+            (bootstrap.ads.as_ref()).map(|source| ControlPlane::of_cluster(source, shared.clone()))
+        }
+    };
+    let plane = plane.map(Arc::new);
+    let identity = plane.clone().filter(|_| settings.bootstrap.is_none());
+    let keeping = keep(settings.clone(), identity, shared.clone());
     let ads = Ads {
         machine,
-        parser: ConfigParser {
-            own_certificate: settings.own_certificate().into(),
-        },
+        parser: parser(&settings),
         builder: Builder {
             own: shared.own.clone(),
             workers: count,
@@ -123,7 +120,8 @@ async fn supervise(
         shared: shared.clone(),
         listeners: listeners.clone(),
         lookups: Lookups::new(),
-        node: node(&settings),
+        node: settings.node(),
+        needs_identity: settings.bootstrap.is_none(),
         heard: false,
     };
     let keeping = tokio::spawn(keeping);
@@ -145,6 +143,49 @@ async fn supervise(
     Ok(())
 }
 
+/// Reads the configuration as [`run`] would, and says what is wrong with it.
+pub fn validate(settings: &Settings) -> anyhow::Result<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    machine(settings).map(|_| ())
+}
+
+/// The xDS state with the bootstrap file's resources in it.
+fn machine(settings: &Settings) -> anyhow::Result<Machine<Resource>> {
+    let flag = match settings.xds_mode {
+        XdsMode::Delta => Mode::Delta,
+        XdsMode::Sotw => Mode::StateOfTheWorld,
+    };
+    let bootstrap = settings.bootstrap.as_ref();
+    let ads = bootstrap.and_then(|bootstrap| bootstrap.ads.as_ref());
+    let mut machine = Machine::new(ads.map_or(flag, |ads| ads.mode), Limits::default());
+    let mut parser = parser(settings);
+    for resource in bootstrap.iter().flat_map(|bootstrap| &bootstrap.resources) {
+        let (kind, name, any) = (resource.kind, &resource.name, resource.any.clone());
+        machine
+            .fix(kind, name, any, &mut parser, Instant::now())
+            .map_err(|Rejected { path, reason }| {
+                anyhow::anyhow!("bootstrap file: {}.{path}: {reason}", resource.path)
+            })?;
+    }
+    Ok(machine)
+}
+
+fn parser(settings: &Settings) -> ConfigParser {
+    ConfigParser {
+        own_certificate: settings.own_certificate().into(),
+    }
+}
+
+/// Keeps the proxy's own certificate fresh, if it has one of its own.
+async fn keep(settings: Settings, plane: Option<Arc<ControlPlane>>, shared: Arc<Shared>) {
+    match plane {
+        Some(plane) => {
+            identity::keep(settings, plane, shared.own.clone(), shared.stats.clone()).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits until the last connection is gone or the time is up.
 async fn drain(shared: &Shared, limit: Duration) {
     let end = Instant::now() + limit;
@@ -156,15 +197,6 @@ async fn drain(shared: &Shared, limit: Duration) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     info!("all connections are done");
-}
-
-fn node(settings: &Settings) -> Node {
-    Node {
-        id: settings.node_id(),
-        cluster: settings.node_cluster(),
-        user_agent_name: "osm-proxy".to_owned(),
-        ..Node::default()
-    }
 }
 
 /// The limit of file descriptors, raised to what the system allows.

@@ -1,32 +1,52 @@
-//! What the proxy is started with: flags and environment, nothing else.
+//! What the proxy is started with: flags and environment, or Envoy's bootstrap file.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
+use envoy_types::pb::envoy::config::core::v3::Node;
 use serde::Deserialize;
+
+use crate::bootstrap::Bootstrap;
 
 /// Flags and environment of `osm-proxy run`; the injector sets the environment.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
+    /// Envoy's bootstrap file, YAML or JSON: certificates then come over SDS, and no identity is asked for.
+    #[arg(short = 'c', long, env = "OSM_PROXY_CONFIG_PATH")]
+    pub config_path: Option<PathBuf>,
+    /// What stands in that file.
+    #[arg(skip)]
+    pub bootstrap: Option<Arc<Bootstrap>>,
+    /// The xDS node id, in place of the bootstrap file's.
+    #[arg(long, requires = "config_path")]
+    pub service_node: Option<String>,
+    /// The xDS node cluster, in place of the bootstrap file's.
+    #[arg(long, requires = "config_path")]
+    pub service_cluster: Option<String>,
+    /// Whether to serve, or only to read the configuration.
+    #[arg(long, value_enum, default_value_t = RunMode::Serve)]
+    pub mode: RunMode,
     /// Log level: error, warn, info, debug or trace, or a filter such as `proxy=debug`.
-    #[arg(long, env = "OSM_PROXY_LOG_LEVEL", default_value = "info")]
+    #[arg(short = 'l', long, env = "OSM_PROXY_LOG_LEVEL", default_value = "info")]
     pub log_level: String,
     /// Event loops that serve connections.
-    #[arg(long, env = "OSM_PROXY_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, alias = "concurrency", env = "OSM_PROXY_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: u16,
     /// Where the administration listens; keep it on loopback.
     #[arg(long, env = "OSM_PROXY_ADMIN", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
     /// The control plane, host:port.
-    #[arg(long, env = "OSM_XDS_ADDRESS")]
+    #[arg(long, env = "OSM_XDS_ADDRESS", default_value = "")]
     pub xds_address: String,
     /// The DNS name the control plane's certificate must have.
-    #[arg(long, env = "OSM_XDS_SERVER_NAME")]
+    #[arg(long, env = "OSM_XDS_SERVER_NAME", default_value = "")]
     pub xds_server_name: String,
     /// The mesh's root certificates, PEM.
-    #[arg(long, env = "OSM_ROOT_CA", hide_env_values = true)]
+    #[arg(long, env = "OSM_ROOT_CA", hide_env_values = true, default_value = "")]
     pub root_ca: String,
     /// The mesh's trust domain.
     #[arg(long, env = "OSM_TRUST_DOMAIN", default_value = "cluster.local")]
@@ -39,13 +59,13 @@ pub struct Settings {
     )]
     pub token_path: PathBuf,
     /// The pod's label `osm-proxy-uuid`.
-    #[arg(long, env = "OSM_PROXY_UUID")]
+    #[arg(long, env = "OSM_PROXY_UUID", default_value = "")]
     pub uuid: String,
     /// The pod's ServiceAccount.
-    #[arg(long, env = "SERVICE_ACCOUNT")]
+    #[arg(long, env = "SERVICE_ACCOUNT", default_value = "")]
     pub service_account: String,
     /// The pod's namespace.
-    #[arg(long, env = "POD_NAMESPACE")]
+    #[arg(long, env = "POD_NAMESPACE", default_value = "")]
     pub namespace: String,
     /// The pod's name, for logs.
     #[arg(long, env = "POD_NAME", default_value = "")]
@@ -65,6 +85,15 @@ pub struct Settings {
     /// No access log.
     #[arg(long, env = "OSM_PROXY_NO_ACCESS_LOG")]
     pub no_access_log: bool,
+}
+
+/// Whether to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RunMode {
+    /// Serves.
+    Serve,
+    /// Reads the configuration and says whether it would serve.
+    Validate,
 }
 
 /// Which ADS dialect.
@@ -109,21 +138,60 @@ fn one() -> u64 {
 // === impl Settings ===
 
 impl Settings {
-    /// The xDS node id.
-    pub fn node_id(&self) -> String {
-        format!(
-            "{}.sidecar.{}.{}.{}",
-            self.uuid, self.service_account, self.namespace, self.trust_domain
-        )
+    /// Reads the bootstrap file if there is one, and says what is missing without.
+    pub fn complete(mut self) -> anyhow::Result<Settings> {
+        if let Some(path) = &self.config_path {
+            self.bootstrap = Some(Arc::new(Bootstrap::load(path).context("bootstrap file")?));
+            return Ok(self);
+        }
+        for (flag, value) in [
+            ("--xds-address (OSM_XDS_ADDRESS)", &self.xds_address),
+            (
+                "--xds-server-name (OSM_XDS_SERVER_NAME)",
+                &self.xds_server_name,
+            ),
+            ("--root-ca (OSM_ROOT_CA)", &self.root_ca),
+            ("--uuid (OSM_PROXY_UUID)", &self.uuid),
+            ("--service-account (SERVICE_ACCOUNT)", &self.service_account),
+            ("--namespace (POD_NAMESPACE)", &self.namespace),
+        ] {
+            ensure!(!value.is_empty(), "{flag} is needed, or --config-path");
+        }
+        Ok(self)
     }
 
-    /// The xDS node cluster.
-    pub fn node_cluster(&self) -> String {
-        format!("{}.{}", self.service_account, self.namespace)
+    /// The xDS node.
+    pub fn node(&self) -> Node {
+        let mut node = match &self.bootstrap {
+            Some(bootstrap) => bootstrap.node.clone(),
+            None => Node {
+                id: format!(
+                    "{}.sidecar.{}.{}.{}",
+                    self.uuid, self.service_account, self.namespace, self.trust_domain
+                ),
+                cluster: format!("{}.{}", self.service_account, self.namespace),
+                user_agent_name: "osm-proxy".to_owned(),
+                ..Node::default()
+            },
+        };
+        node.id = self.service_node.clone().unwrap_or(node.id);
+        node.cluster = self.service_cluster.clone().unwrap_or(node.cluster);
+        node
     }
 
-    /// The name of the secret that is our own certificate.
+    /// Where the administration listens.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        match &self.bootstrap {
+            Some(bootstrap) => bootstrap.admin,
+            None => Some(self.admin),
+        }
+    }
+
+    /// The name of the secret that is our own certificate; empty if all certificates come over SDS.
     pub fn own_certificate(&self) -> String {
+        if self.bootstrap.is_some() {
+            return String::new();
+        }
         format!("service-cert:{}/{}", self.namespace, self.service_account)
     }
 

@@ -269,6 +269,7 @@ async fn follows(mode: Mode) {
         listeners: listeners.clone(),
         lookups: Lookups::new(),
         node: Default::default(),
+        needs_identity: true,
         heard: false,
     };
     tokio::spawn(identity::keep(
@@ -277,7 +278,7 @@ async fn follows(mode: Mode) {
         shared.own.clone(),
         shared.stats.clone(),
     ));
-    tokio::spawn(ads.run(plane));
+    tokio::spawn(ads.run(Some(plane)));
     eventually("the listener is open", async || {
         listeners.lock().bound().contains_key("l")
     })

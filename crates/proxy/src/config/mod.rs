@@ -51,7 +51,7 @@ pub struct Resource {
 /// The parser the xDS machine is driven with.
 #[derive(Debug)]
 pub struct ConfigParser {
-    /// The secret that stands for the proxy's own certificate; it is never asked for.
+    /// The secret that stands for the proxy's own certificate, never asked for; empty where it has none of its own.
     pub own_certificate: Arc<str>,
 }
 

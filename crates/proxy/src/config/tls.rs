@@ -87,12 +87,17 @@ fn certificate(
         ([certificate], []) => Ok(CertificateSource::Inline(
             certified(certificate).at("tls_certificates[0]")?,
         )),
-        ([], [secret]) if *secret.name == *context.own_certificate => Ok(CertificateSource::Own),
+        ([], [secret]) if is_own(&secret.name, context) => Ok(CertificateSource::Own),
         ([], [secret]) => Ok(CertificateSource::Secret(
             context.needs(Kind::Secret, &secret.name),
         )),
         _ => refuse("one certificate is supported").at("tls_certificates"),
     }
+}
+
+/// Without an identity of its own, the proxy asks for every secret by name.
+fn is_own(name: &str, context: &Context) -> bool {
+    !name.is_empty() && *name == *context.own_certificate
 }
 
 fn validation_source(

@@ -48,6 +48,8 @@ struct State<T> {
     subscribed: BTreeSet<Arc<str>>,
     /// Names the server said do not exist: nobody waits for them.
     absent: BTreeSet<Arc<str>>,
+    /// Names of the bootstrap file's resources: no server changes or removes them.
+    fixed: BTreeSet<Arc<str>>,
     version: String,
     nonce: String,
     status: TypeStatus,
@@ -60,6 +62,7 @@ impl<T> Default for State<T> {
             warming: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             absent: BTreeSet::new(),
+            fixed: BTreeSet::new(),
             version: String::new(),
             nonce: String::new(),
             status: TypeStatus::default(),
@@ -127,6 +130,41 @@ impl<T> Machine<T> {
             first.set_node(node);
         }
         requests
+    }
+
+    /// Holds a resource of the bootstrap file; call before [`Machine::start`]. What it needs is asked for.
+    pub fn fix<P>(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        any: Any,
+        parser: &mut P,
+        now: Instant,
+    ) -> Result<(), Rejected>
+    where
+        P: Parser<Value = T>,
+    {
+        let parsed = parser.parse(kind, name, &any)?;
+        let name: Arc<str> = name.into();
+        let entry = Entry {
+            version: String::new(),
+            any: Arc::new(any),
+            value: Arc::new(parsed.value),
+            references: parsed.references,
+        };
+        let deadline = now + self.limits.warming;
+        let state = self.state_mut(kind);
+        state.fixed.insert(name.clone());
+        state.warming.insert(name, Warming { entry, deadline });
+        self.promote(now);
+        // No stream is open yet: `start` asks for what is subscribed by then.
+        self.resubscribe();
+        Ok(())
+    }
+
+    /// Whether a resource is one of the bootstrap file.
+    pub fn is_fixed(&self, kind: Kind, name: &str) -> bool {
+        self.state(kind).fixed.contains(name)
     }
 
     /// Applies a response: good resources are taken, refused ones keep their last good version.
@@ -262,6 +300,9 @@ impl<T> Machine<T> {
                 format!("more than {limit} resources of this kind"),
             ));
         }
+        if state.fixed.contains(item.name.as_str()) {
+            return Ok(()); // As Envoy: a static resource wins over one of the same name that is sent.
+        }
         if !kind.is_wildcard() && !state.subscribed.contains(item.name.as_str()) {
             return Ok(()); // Late news of something no longer wanted.
         }
@@ -287,6 +328,9 @@ impl<T> Machine<T> {
 
     fn remove(&mut self, kind: Kind, name: &str) {
         let state = self.state_mut(kind);
+        if state.fixed.contains(name) {
+            return;
+        }
         state.active.remove(name);
         state.warming.remove(name);
         if let Some(name) = state.subscribed.get(name).cloned() {
@@ -295,9 +339,14 @@ impl<T> Machine<T> {
     }
 
     fn retain(&mut self, kind: Kind, named: &BTreeSet<String>) {
-        let state = self.state_mut(kind);
-        state.active.retain(|name, _| named.contains(&**name));
-        state.warming.retain(|name, _| named.contains(&**name));
+        let State {
+            active,
+            warming,
+            fixed,
+            ..
+        } = self.state_mut(kind);
+        active.retain(|name, _| named.contains(&**name) || fixed.contains(name));
+        warming.retain(|name, _| named.contains(&**name) || fixed.contains(name));
     }
 
     // === warming ===

@@ -335,3 +335,40 @@ fn nonsense_is_refused_without_panic() {
         "more than 1 resources of this kind"
     );
 }
+
+#[test]
+fn a_static_resource_needs_others_and_no_server_takes_it_away() {
+    let now = Instant::now();
+    let mut machine = Machine::new(Mode::Delta, Limits::default());
+    let any = |text: &str| Any {
+        type_url: Kind::Cluster.type_url().into(),
+        value: text.as_bytes().to_vec(),
+    };
+    machine
+        .fix(Kind::Cluster, "xds", any("first"), &mut Script, now)
+        .unwrap();
+    machine
+        .fix(Kind::Cluster, "c", any("eds:c"), &mut Script, now)
+        .unwrap();
+    assert!(
+        machine
+            .fix(Kind::Cluster, "d", any("bad"), &mut Script, now)
+            .is_err()
+    );
+    assert_eq!(names(&machine, Kind::Cluster), ["xds"]);
+    let opening = machine.start(Node::default());
+    assert_eq!(as_delta(&opening[1]).resource_names_subscribe, ["c"]);
+    assert!(as_delta(&opening[0]).initial_resource_versions.is_empty());
+    machine.receive(
+        delta(Kind::Endpoints, &[("c", "1", "")], &[], "a"),
+        &mut Script,
+        now,
+    );
+    machine.receive(
+        delta(Kind::Cluster, &[("xds", "1", "second")], &["c"], "b"),
+        &mut Script,
+        now,
+    );
+    assert_eq!(names(&machine, Kind::Cluster), ["c", "xds"]);
+    assert_eq!(&*machine.find(Kind::Cluster, "xds").unwrap().value, "first");
+}

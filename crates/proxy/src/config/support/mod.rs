@@ -3,6 +3,7 @@
 //! Walking the wire form (not the decoded structs) finds every field that is *set*, those of newer Envoys
 //! included, which decoding would drop silently. `docs/xds-support.md` is printed from the same table.
 
+mod bootstrap;
 mod cluster;
 mod common;
 mod filters;
@@ -96,6 +97,11 @@ pub fn check(kind: Kind, bytes: &[u8]) -> Result<Ignored, Rejected> {
     walk::walk(root(kind), bytes)
 }
 
+/// Checks the same of a bootstrap.
+pub fn check_bootstrap(bytes: &[u8]) -> Result<Ignored, Rejected> {
+    walk::walk(&bootstrap::BOOTSTRAP, bytes)
+}
+
 fn root(kind: Kind) -> &'static Message {
     match kind {
         Kind::Cluster => &cluster::CLUSTER,
@@ -117,6 +123,8 @@ pub fn markdown() -> String {
         let _ = write!(page, "\n# {}\n", kind.short().to_uppercase());
         section(&mut page, root(kind), &mut seen);
     }
+    page.push_str("\n# Bootstrap file\n");
+    section(&mut page, &bootstrap::BOOTSTRAP, &mut seen);
     page
 }
 

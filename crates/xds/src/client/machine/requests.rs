@@ -74,13 +74,16 @@ impl<T> Machine<T> {
                 continue;
             }
             let state = self.state_mut(kind);
+            let names: BTreeSet<Arc<str>> = names.difference(&state.fixed).cloned().collect();
             let added: Vec<Arc<str>> = names.difference(&state.subscribed).cloned().collect();
             let dropped: Vec<Arc<str>> = state.subscribed.difference(&names).cloned().collect();
             if added.is_empty() && dropped.is_empty() {
                 continue;
             }
-            state.active.retain(|name, _| names.contains(name));
-            state.warming.retain(|name, _| names.contains(name));
+            let fixed = &state.fixed;
+            let stays = |name: &Arc<str>| names.contains(name) || fixed.contains(name);
+            state.active.retain(|name, _| stays(name));
+            state.warming.retain(|name, _| stays(name));
             state.absent.retain(|name| names.contains(name));
             state.subscribed = names;
             requests.push(self.subscribe(kind, &added, &dropped, false));
@@ -148,7 +151,10 @@ impl<T> Machine<T> {
             .warming
             .iter()
             .map(|(name, warming)| (name.to_string(), warming.entry.version.clone()));
-        active.chain(warming).collect()
+        active
+            .chain(warming)
+            .filter(|(name, _)| !state.fixed.contains(name.as_str()))
+            .collect()
     }
 }
 
