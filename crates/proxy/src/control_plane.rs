@@ -19,6 +19,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use crate::bootstrap::AdsSource;
+use crate::cluster::{ChoiceContext, Chosen};
 use crate::net::Stream;
 use crate::settings::Settings;
 use crate::tls::OwnCertificate;
@@ -184,11 +185,13 @@ async fn connection(name: &str, shared: &Shared) -> anyhow::Result<Held> {
     let cluster = snapshot.clusters.get(name).context("no such cluster")?;
     settled(cluster).await;
     let chosen = cluster
-        .pick(roll())
+        .choose(&ChoiceContext::of_proxy(roll()))
+        .ok()
         .context("the cluster has no endpoint")?;
-    let (stream, connected) = connect(cluster, &chosen).await?;
+    let (stream, connected) = connect(&chosen, true).await?;
     Ok(Held {
         stream,
+        _chosen: chosen,
         _connected: connected,
     })
 }
@@ -205,6 +208,7 @@ fn endpoint(authority: &str) -> Result<Endpoint, tonic::transport::Error> {
 /// A connection that counts while it lives.
 struct Held {
     stream: Stream,
+    _chosen: Chosen,
     _connected: Connected,
 }
 

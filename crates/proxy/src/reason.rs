@@ -45,6 +45,8 @@ pub enum Reason {
     Overloaded,
     /// The client went away.
     ClientGone,
+    /// A circuit breaker of the cluster is open.
+    UpstreamOverflow,
 }
 
 /// Who has to act.
@@ -95,7 +97,7 @@ const fn row(
 
 impl Reason {
     /// All of them, in the order of the docs.
-    pub const ALL: [Reason; 20] = [
+    pub const ALL: [Reason; 21] = [
         Reason::RouteNotFound,
         Reason::ClusterNotFound,
         Reason::NoHealthyUpstream,
@@ -116,6 +118,7 @@ impl Reason {
         Reason::Loop,
         Reason::Overloaded,
         Reason::ClientGone,
+        Reason::UpstreamOverflow,
     ];
 
     /// The table: bodies, flags and details are Envoy's.
@@ -229,6 +232,13 @@ impl Reason {
             ),
             Reason::Loop => row("own_port", "-", S::LOOP_DETECTED, "", Downstream),
             Reason::Overloaded => row("overload", "OM", S::SERVICE_UNAVAILABLE, "", Local),
+            Reason::UpstreamOverflow => row(
+                "upstream_reset_before_response_started{overflow}",
+                "UO",
+                S::SERVICE_UNAVAILABLE,
+                "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+                Upstream,
+            ),
             Reason::ClientGone => row(
                 "downstream_remote_disconnect",
                 "DC",
@@ -263,6 +273,25 @@ pub fn grpc_status(status: StatusCode) -> u32 {
         429 | 502 | 503 | 504 => 14,
         _ => 2,
     }
+}
+
+/// The HTTP status that a gRPC status stands for, as Envoy maps them.
+pub fn grpc_to_http(status: u32) -> StatusCode {
+    let code = match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    };
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 #[cfg(test)]

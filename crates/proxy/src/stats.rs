@@ -40,6 +40,18 @@ pub struct ClusterStats {
     pub timeouts: Counter,
     /// Requests without an endpoint.
     pub unhealthy: Counter,
+    /// Connections not opened: a limit.
+    pub connection_overflow: Counter,
+    /// Requests that had to wait for a connection.
+    pub pending: Counter,
+    /// Requests that wait for a connection.
+    pub pending_active: Gauge,
+    /// Requests refused: a limit.
+    pub pending_overflow: Counter,
+    /// Retries.
+    pub retries: Counter,
+    /// Retries not made: a limit.
+    pub retry_overflow: Counter,
     /// Responses by class.
     pub classes: Classes,
     /// Bytes sent on opaque connections.
@@ -330,6 +342,36 @@ impl Samples {
             "upstream_rq_timeout",
             Kind::Counter,
             signed(stats.timeouts.get()),
+        );
+        one(
+            "upstream_cx_overflow",
+            Kind::Counter,
+            signed(stats.connection_overflow.get()),
+        );
+        one(
+            "upstream_rq_pending_total",
+            Kind::Counter,
+            signed(stats.pending.get()),
+        );
+        one(
+            "upstream_rq_pending_active",
+            Kind::Gauge,
+            stats.pending_active.get(),
+        );
+        one(
+            "upstream_rq_pending_overflow",
+            Kind::Counter,
+            signed(stats.pending_overflow.get()),
+        );
+        one(
+            "upstream_rq_retry",
+            Kind::Counter,
+            signed(stats.retries.get()),
+        );
+        one(
+            "upstream_rq_retry_overflow",
+            Kind::Counter,
+            signed(stats.retry_overflow.get()),
         );
         self.classes(
             "cluster",

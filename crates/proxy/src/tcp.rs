@@ -1,20 +1,19 @@
 //! The TCP proxy: one connection in, one out, bytes between.
 
 use std::io;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::access::{Line, milliseconds};
-use crate::cluster::{Cluster, Endpoint};
+use crate::cluster::{ChoiceContext, Chosen, Cluster, Outcome as Judged};
 use crate::connection::Connection;
 use crate::copy::{End, Outcome, both};
 use crate::listener::TcpProxy;
 use crate::net::Stream;
 use crate::reason::Reason;
-use crate::upstream::{Connected, choose, connect, settled};
+use crate::upstream::{Connected, connect, settled};
 use crate::worker::roll;
 
 /// How long a connection of a chain that left the configuration may go on.
@@ -29,14 +28,19 @@ pub async fn serve(mut stream: Stream, connection: &Connection, proxy: &TcpProxy
     line.start_time = crate::access::timestamp(SystemTime::now());
     line.route_name = Some(connection.chain.name.clone());
     match open(connection, proxy, &mut line).await {
-        Ok((mut upstream, cluster, endpoint, _connected)) => {
-            let _load = endpoint.enter();
+        Ok((mut upstream, chosen, _connected)) => {
             let copying = both(&mut stream, &mut upstream, proxy.idle_timeout);
             let outcome = tokio::select! {
                 outcome = copying => Some(outcome),
                 () = drained(connection) => None,
             };
-            finish(outcome.as_ref(), &stream, &upstream, &cluster, &mut line);
+            finish(
+                outcome.as_ref(),
+                &stream,
+                &upstream,
+                &chosen.cluster,
+                &mut line,
+            );
         }
         Err(reason) => {
             stream.socket().reset_on_close();
@@ -53,7 +57,7 @@ async fn open(
     connection: &Connection,
     proxy: &TcpProxy,
     line: &mut Line,
-) -> Result<(Stream, Arc<Cluster>, Arc<Endpoint>, Connected), Reason> {
+) -> Result<(Stream, Chosen, Connected), Reason> {
     let (name, _) = proxy.target.pick(roll()).ok_or(Reason::ClusterNotFound)?;
     line.upstream_cluster = Some(name.clone());
     let snapshot = connection.worker.shared.snapshot.load_full();
@@ -61,12 +65,20 @@ async fn open(
     settled(cluster).await;
     let mut reason = Reason::NoHealthyUpstream;
     for _ in 0..proxy.connect_attempts {
-        let endpoint =
-            choose(cluster, &connection.peer, roll()).ok_or(Reason::NoHealthyUpstream)?;
-        line.upstream_host = Some(endpoint.config.address.to_string());
-        match connect(cluster, &endpoint).await {
-            Ok((stream, connected)) => return Ok((stream, cluster.clone(), endpoint, connected)),
-            Err(error) => reason = error.reason(),
+        let chosen = cluster.choose(&ChoiceContext::new(&connection.peer, roll()))?;
+        line.upstream_host = Some(chosen.endpoint.config.address.to_string());
+        match connect(&chosen, false).await {
+            Ok((stream, connected)) => {
+                chosen.report(Judged::Connected);
+                return Ok((stream, chosen, connected));
+            }
+            Err(error) => {
+                error
+                    .outcome()
+                    .into_iter()
+                    .for_each(|outcome| chosen.report(outcome));
+                reason = error.reason();
+            }
         }
     }
     Err(reason)

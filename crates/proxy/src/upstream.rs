@@ -7,15 +7,17 @@ use std::sync::atomic::Ordering;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::cluster::{Cluster, Discovery, Endpoint};
+use crate::cluster::{Chosen, Cluster, ConnectionSlot, Discovery, Endpoint, Outcome, Overflow};
 use crate::net::{Socket, Stream};
-use crate::rbac::Peer;
 use crate::reason::Reason;
 use crate::stats::ClusterStats;
 
-/// Counts a connection while it lives.
+/// Counts a connection while it lives, and holds its place under the limit.
 #[derive(Debug)]
-pub struct Connected(Arc<ClusterStats>);
+pub struct Connected {
+    stats: Arc<ClusterStats>,
+    _slot: ConnectionSlot,
+}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +34,21 @@ pub enum ConnectError {
     /// Secrets are missing.
     #[error("the cluster's TLS secrets have not arrived")]
     Secrets,
+    /// The cluster has as many connections as it may.
+    #[error(transparent)]
+    Overflow(#[from] Overflow),
 }
 
 impl ConnectError {
+    /// What it says of the endpoint, if anything.
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self {
+            ConnectError::Tcp(_) | ConnectError::Tls(_) => Some(Outcome::ConnectFailed),
+            ConnectError::Timeout(_) => Some(Outcome::ConnectTimeout),
+            ConnectError::Secrets | ConnectError::Overflow(_) => None,
+        }
+    }
+
     /// The reason as logs and replies name it.
     pub fn reason(&self) -> Reason {
         match self {
@@ -42,20 +56,9 @@ impl ConnectError {
             ConnectError::Tls(_) => Reason::UpstreamTls,
             ConnectError::Timeout(_) => Reason::ConnectTimeout,
             ConnectError::Secrets => Reason::SecretsMissing,
+            ConnectError::Overflow(_) => Reason::UpstreamOverflow,
         }
     }
-}
-
-/// Chooses where a connection or request of a cluster goes.
-pub fn choose(cluster: &Cluster, peer: &Peer, roll: u64) -> Option<Arc<Endpoint>> {
-    let chosen = match cluster.config.discovery {
-        Discovery::OriginalDestination => Some(Endpoint::original(peer.destination)),
-        _ => cluster.pick(roll),
-    };
-    if chosen.is_none() {
-        cluster.stats.unhealthy.increment();
-    }
-    chosen
 }
 
 /// Waits while a cluster's endpoints are being looked for, as long as connecting may take: a cluster that has just
@@ -82,14 +85,15 @@ pub async fn settled(cluster: &Cluster) {
     let _ = timeout(cluster.config.connect_timeout, waiting).await;
 }
 
-/// Opens a connection.
-pub async fn connect(
-    cluster: &Cluster,
-    endpoint: &Endpoint,
-) -> Result<(Stream, Connected), ConnectError> {
+/// Opens a connection. `needed`: the caller's pool has none at all and its requests would wait for ever, so that one
+/// is opened even if the cluster has as many as it may.
+pub async fn connect(chosen: &Chosen, needed: bool) -> Result<(Stream, Connected), ConnectError> {
+    let (cluster, endpoint) = (&chosen.cluster, &chosen.endpoint);
+    let slot = cluster.connection_slot(endpoint, chosen.priority, needed)?;
     let limit = cluster.config.connect_timeout;
     let stats = &cluster.stats;
     stats.connections.increment();
+    endpoint.stats.connections.increment();
     let opened = match timeout(limit, open(cluster, endpoint)).await {
         Ok(opened) => opened,
         Err(_) => {
@@ -100,10 +104,15 @@ pub async fn connect(
     match opened {
         Ok(stream) => {
             stats.connections_active.add(1);
-            Ok((stream, Connected(stats.clone())))
+            let connected = Connected {
+                stats: stats.clone(),
+                _slot: slot,
+            };
+            Ok((stream, connected))
         }
         Err(error) => {
             stats.connect_failures.increment();
+            endpoint.stats.connect_failures.increment();
             let address = endpoint.config.address;
             tracing::debug!(cluster = %cluster.config.name, %address, %error, "upstream connection failed");
             Err(error)
@@ -135,6 +144,6 @@ async fn open(cluster: &Cluster, endpoint: &Endpoint) -> Result<Stream, ConnectE
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.connections_active.add(-1);
+        self.stats.connections_active.add(-1);
     }
 }

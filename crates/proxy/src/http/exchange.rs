@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::body::Progress;
 use super::server::HttpConnection;
 use crate::access::{Line, milliseconds, timestamp};
-use crate::cluster::{Cluster, Load};
+use crate::cluster::Chosen;
 use crate::reason::Reason;
 
 /// The bookkeeping of one request; the log line is written when it is dropped.
@@ -19,7 +19,7 @@ pub struct Exchange {
     progress: Arc<Progress>,
     complete: bool,
     failed: Option<Reason>,
-    upstream: Option<(Arc<Cluster>, Load)>,
+    upstream: Option<Arc<Chosen>>,
     sent: u64,
     /// The log line so far.
     pub line: Box<Line>,
@@ -79,18 +79,18 @@ impl Exchange {
     }
 
     /// It goes to this cluster.
-    pub fn upstream(&mut self, cluster: Arc<Cluster>, load: Load) {
-        cluster.stats.requests.increment();
-        cluster.stats.requests_active.add(1);
-        self.upstream = Some((cluster, load));
+    pub fn upstream(&mut self, chosen: Arc<Chosen>) {
+        chosen.cluster.stats.requests.increment();
+        chosen.cluster.stats.requests_active.add(1);
+        self.upstream = Some(chosen);
     }
 
     /// The reply's status is known.
     pub fn replied(&mut self, status: StatusCode) {
         self.line.response_code = status.as_u16();
         self.http.connection.stats.classes.count(status);
-        if let Some((cluster, _)) = &self.upstream {
-            cluster.stats.classes.count(status);
+        if let Some(chosen) = &self.upstream {
+            chosen.cluster.stats.classes.count(status);
         }
     }
 
@@ -116,9 +116,9 @@ impl Exchange {
             self.line.response_code_details = row.details.to_owned();
         }
         if reason == Reason::Timeout
-            && let Some((cluster, _)) = &self.upstream
+            && let Some(chosen) = &self.upstream
         {
-            cluster.stats.timeouts.increment();
+            chosen.cluster.stats.timeouts.increment();
         }
     }
 }
@@ -127,8 +127,8 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.http.end();
         self.http.connection.stats.requests_active.add(-1);
-        if let Some((cluster, _)) = &self.upstream {
-            cluster.stats.requests_active.add(-1);
+        if let Some(chosen) = &self.upstream {
+            chosen.cluster.stats.requests_active.add(-1);
         }
         if !self.complete && self.failed.is_none() {
             self.fail(Reason::ClientGone);

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::body::RequestBody;
-use crate::cluster::{Cluster, Endpoint};
+use crate::cluster::{Chosen, Cluster};
 use crate::listener::H2;
 use crate::upstream::{ConnectError, connect};
 
@@ -100,14 +100,13 @@ impl Pool {
     /// Sends over HTTP/1. A request that a stale connection never read is sent again over the next one.
     pub async fn send1(
         self: &Arc<Self>,
-        cluster: &Cluster,
-        endpoint: &Endpoint,
+        chosen: &Chosen,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
         loop {
-            let (mut idle, fresh) = match self.take(cluster) {
+            let (mut idle, fresh) = match self.take(&chosen.cluster) {
                 Some(idle) => (idle, false),
-                None => (open1(cluster, endpoint).await?, true),
+                None => (open1(chosen).await?, true),
             };
             if !fresh && idle.sender.ready().await.is_err() {
                 continue;
@@ -118,8 +117,8 @@ impl Pool {
                     let lease = Lease {
                         pool: self.clone(),
                         idle: Some(idle),
-                        limit: cluster.config.max_requests_per_connection,
-                        timeout: cluster.config.idle_timeout,
+                        limit: chosen.cluster.config.max_requests_per_connection,
+                        timeout: chosen.cluster.config.idle_timeout,
                     };
                     return Ok((response, Some(lease)));
                 }
@@ -131,13 +130,12 @@ impl Pool {
     /// Sends over HTTP/2.
     pub async fn send2(
         &self,
-        cluster: &Cluster,
-        endpoint: &Endpoint,
+        chosen: &Chosen,
         settings: H2,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
         loop {
-            let (mut shared, fresh) = self.share(cluster, endpoint, settings).await?;
+            let (mut shared, fresh) = self.share(chosen, settings).await?;
             if request.extensions().get::<Protocol>().is_some() {
                 // Before the upstream's settings allow extended CONNECT (RFC 8441 §3) it must not be sent; only the
                 // first request of a connection can come too early.
@@ -163,19 +161,15 @@ impl Pool {
         None
     }
 
-    async fn share(
-        &self,
-        cluster: &Cluster,
-        endpoint: &Endpoint,
-        settings: H2,
-    ) -> Result<(Shared, bool), SendError> {
+    async fn share(&self, chosen: &Chosen, settings: H2) -> Result<(Shared, bool), SendError> {
         let mut shared = self.shared.lock().await;
         if let Some(current) = shared
             .as_ref()
             .filter(|current| !current.sender.is_closed())
         {
             let used = current.used.fetch_add(1, Ordering::Relaxed);
-            if cluster
+            if chosen
+                .cluster
                 .config
                 .max_requests_per_connection
                 .is_none_or(|limit| used < limit)
@@ -183,7 +177,7 @@ impl Pool {
                 return Ok((current.clone(), false));
             }
         }
-        let opened = open2(cluster, endpoint, settings).await?;
+        let opened = open2(chosen, settings).await?;
         *shared = Some(opened.clone());
         Ok((opened, true))
     }
@@ -200,8 +194,8 @@ fn unsent(
     }
 }
 
-async fn open1(cluster: &Cluster, endpoint: &Endpoint) -> Result<Idle, SendError> {
-    let (stream, connected) = connect(cluster, endpoint).await?;
+async fn open1(chosen: &Chosen) -> Result<Idle, SendError> {
+    let (stream, connected) = connect(chosen, false).await?;
     let (sender, connection) = http1::Builder::new()
         .max_headers(RESPONSE_HEADERS)
         .max_header_size(RESPONSE_HEAD)
@@ -221,8 +215,8 @@ async fn open1(cluster: &Cluster, endpoint: &Endpoint) -> Result<Idle, SendError
     })
 }
 
-async fn open2(cluster: &Cluster, endpoint: &Endpoint, settings: H2) -> Result<Shared, SendError> {
-    let (stream, connected) = connect(cluster, endpoint).await?;
+async fn open2(chosen: &Chosen, settings: H2) -> Result<Shared, SendError> {
+    let (stream, connected) = connect(chosen, true).await?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(settings.stream_window)

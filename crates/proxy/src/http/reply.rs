@@ -15,6 +15,8 @@ use crate::route::{AddMode, Redirect, Route, split, without_port};
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
 /// A refusal: its reason, and what it changes of the reason's row.
 #[derive(Debug)]
 pub struct Refusal {
@@ -85,12 +87,14 @@ pub fn refusal(refusal: &Refusal, is_grpc: bool, mut exchange: Exchange) -> Resp
     let row = refusal.reason.row();
     let status = refusal.status.unwrap_or(row.status);
     exchange.fail(refusal.reason);
-    text(
-        status,
-        Bytes::from_static(row.body.as_bytes()),
-        is_grpc,
-        exchange,
-    )
+    let body = Bytes::from_static(row.body.as_bytes());
+    let mut response = text(status, body, is_grpc, exchange);
+    if refusal.reason == Reason::UpstreamOverflow {
+        response
+            .headers_mut()
+            .insert(OVERLOADED, HeaderValue::from_static("true"));
+    }
+    response
 }
 
 /// A reply with a text.

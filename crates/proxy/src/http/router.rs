@@ -21,11 +21,11 @@ use super::reply::{self, LocalReply, Refusal};
 use super::server::HttpConnection;
 use super::upgrade;
 use crate::access::{field, milliseconds};
-use crate::cluster::{Cluster, Endpoint, UpstreamHttp};
+use crate::cluster::{ChoiceContext, Chosen, Cluster, Endpoint, Outcome, UpstreamHttp};
 use crate::listener::{HttpManager, RouteSource, ServerHeader};
 use crate::reason::Reason;
 use crate::route::{Action, Edits, Forward, HostRewrite, Route, RouteTable, is_grpc_type, split};
-use crate::upstream::{choose, settled};
+use crate::upstream::settled;
 use crate::worker::roll;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -254,12 +254,16 @@ async fn forward(
     {
         return reply::refusal(&Reason::UpgradeForbidden.into(), is_grpc, way.exchange);
     }
-    let (cluster, endpoint) = match way.choose(action, routing.cluster).await {
+    let mut chosen = match way.choose(action, routing.cluster).await {
         Ok(chosen) => chosen,
         Err(refused) => return reply::refusal(&refused, is_grpc, way.exchange),
     };
-    way.exchange.line.upstream_host = Some(endpoint.config.address.to_string());
-    way.exchange.upstream(cluster.clone(), endpoint.enter());
+    way.exchange.line.upstream_host = Some(chosen.endpoint.config.address.to_string());
+    if let Err(overflow) = chosen.begin() {
+        return reply::refusal(&Reason::from(overflow).into(), is_grpc, way.exchange);
+    }
+    let chosen = Arc::new(chosen);
+    way.exchange.upstream(chosen.clone());
     for level in levels(routing) {
         edit(
             &mut way.parts.headers,
@@ -267,7 +271,7 @@ async fn forward(
             &level.request_add,
         );
     }
-    if let Err(reason) = way.rewrite(action, route, &endpoint) {
+    if let Err(reason) = way.rewrite(action, route, &chosen.endpoint) {
         return reply::refusal(&reason.into(), is_grpc, way.exchange);
     }
     let timeout = action.timeout;
@@ -276,9 +280,9 @@ async fn forward(
         None => way.manager.stream_idle_timeout,
     };
     if way.target.upgrade.is_some() {
-        upgrade::forward(way.into_upgrade(), &cluster, &endpoint, timeout, is_grpc).await
+        upgrade::forward(way.into_upgrade(), &chosen, timeout, is_grpc).await
     } else {
-        exchange(way, &cluster, &endpoint, timeout, idle, is_grpc).await
+        exchange(way, &chosen, timeout, idle, is_grpc).await
     }
 }
 
@@ -287,7 +291,7 @@ impl<'a> Way<'a> {
         &mut self,
         action: &Forward,
         name: Option<&Arc<str>>,
-    ) -> Result<(Arc<Cluster>, Arc<Endpoint>), Refusal> {
+    ) -> Result<Chosen, Refusal> {
         let missing = || Refusal {
             reason: Reason::ClusterNotFound,
             status: StatusCode::from_u16(action.not_found).ok(),
@@ -305,9 +309,8 @@ impl<'a> Way<'a> {
             .cloned()
             .ok_or_else(missing)?;
         settled(&cluster).await;
-        let endpoint =
-            choose(&cluster, &connection.peer, roll()).ok_or(Reason::NoHealthyUpstream)?;
-        Ok((cluster, endpoint))
+        let context = ChoiceContext::new(&connection.peer, roll());
+        Ok(cluster.choose(&context).map_err(Reason::from)?)
     }
 
     /// Authority, path and headers as the upstream is to see them.
@@ -391,25 +394,24 @@ pub fn head(parts: Parts, target: &Target, http2: bool) -> Result<Request<()>, R
 /// Sends over the endpoint's pool.
 pub async fn send(
     http: &HttpConnection,
-    cluster: &Cluster,
-    endpoint: &Endpoint,
+    chosen: &Chosen,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
-    let pool = endpoint
+    let pool = chosen
+        .endpoint
         .pools
         .of(http.connection.worker.index)
         .cloned()
         .unwrap_or_default();
-    match http2_for(cluster, http) {
-        Some(settings) => pool.send2(cluster, endpoint, settings, request).await,
-        None => pool.send1(cluster, endpoint, request).await,
+    match http2_for(&chosen.cluster, http) {
+        Some(settings) => pool.send2(chosen, settings, request).await,
+        None => pool.send1(chosen, request).await,
     }
 }
 
 async fn exchange(
     way: Way<'_>,
-    cluster: &Cluster,
-    endpoint: &Endpoint,
+    chosen: &Chosen,
     route_timeout: Option<Duration>,
     idle: Option<Duration>,
     is_grpc: bool,
@@ -423,24 +425,31 @@ async fn exchange(
         mut exchange,
     } = way;
     let body = RequestBody::client(body, exchange.progress());
-    let request = match head(parts, &target, http2_for(cluster, http).is_some()) {
+    let request = match head(parts, &target, http2_for(&chosen.cluster, http).is_some()) {
         Ok(head) => head.map(|()| body),
         Err(reason) => return reply::refusal(&reason.into(), is_grpc, exchange),
     };
     let deadline = route_timeout.map(|timeout| Instant::now() + timeout);
-    let sending = Box::pin(send(http, cluster, endpoint, request));
+    let sending = Box::pin(send(http, chosen, request));
     let answered = match within(sending, deadline, idle, &exchange).await {
         Ok(answered) => answered,
-        Err(reason) => return reply::refusal(&reason.into(), is_grpc, exchange),
+        Err(reason) => {
+            if reason == Reason::Timeout {
+                chosen.report(Outcome::Timeout);
+            }
+            return reply::refusal(&reason.into(), is_grpc, exchange);
+        }
     };
     match answered {
         Ok((response, lease)) => {
+            chosen.report(Outcome::Status(response.status()));
             let response = answer(response, manager, &mut exchange);
             response
                 .map(|body| ReplyBody::upstream(body, lease, exchange, Limits::new(deadline, idle)))
         }
         Err(error) => {
-            tracing::debug!(cluster = %cluster.config.name, %error, "no response");
+            tracing::debug!(cluster = %chosen.cluster.config.name, %error, "no response");
+            report(chosen, &error);
             reply::refusal(&reason(&error).into(), is_grpc, exchange)
         }
     }
@@ -502,6 +511,17 @@ pub fn reason(error: &SendError) -> Reason {
         SendError::Handshake(_) => Reason::ConnectFailed,
         SendError::Exchange(error) if error.is_parse() => Reason::UpstreamProtocol,
         SendError::Exchange(_) => Reason::UpstreamClosed,
+    }
+}
+
+/// Tells the endpoint's judge of a failed exchange.
+pub fn report(chosen: &Chosen, error: &SendError) {
+    let outcome = match error {
+        SendError::Connect(error) => error.outcome(),
+        SendError::Handshake(_) | SendError::Exchange(_) => Some(Outcome::Reset),
+    };
+    if let Some(outcome) = outcome {
+        chosen.report(outcome);
     }
 }
 

@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use super::body::{Limits, ReplyBody, RequestBody};
 use super::exchange::Exchange;
 use super::headers::Target;
-use super::router::{answer, head, http2_for, no_body, reason, send};
+use super::router::{answer, head, http2_for, no_body, reason, report, send};
 use super::server::HttpConnection;
 use super::{pool::Lease, reply};
-use crate::cluster::{Cluster, Endpoint};
+use crate::cluster::{Chosen, Outcome};
 use crate::copy::{End, both};
 use crate::listener::HttpManager;
 use crate::reason::Reason;
@@ -53,8 +53,7 @@ pub fn is_allowed(protocol: &str, action: &Forward, manager: &HttpManager) -> bo
 /// Sends the request on and, if the upstream switches, lets bytes pass both ways.
 pub async fn forward(
     upgrade: Upgrade<'_>,
-    cluster: &Cluster,
-    endpoint: &Endpoint,
+    chosen: &Chosen,
     limit: Option<Duration>,
     is_grpc: bool,
 ) -> Response<ReplyBody> {
@@ -80,22 +79,29 @@ pub async fn forward(
     let downstream = parts.extensions.remove::<OnUpgrade>();
     drop(body);
     exchange.progress().finish();
-    let to_http2 = http2_for(cluster, http).is_some();
+    let to_http2 = http2_for(&chosen.cluster, http).is_some();
     let request = match prepare(parts, &target, &protocol, to_http2) {
         Ok(request) => request,
         Err(reason) => return reply::refusal(&reason.into(), is_grpc, exchange),
     };
-    let sending = Box::pin(send(http, cluster, endpoint, request));
+    let sending = Box::pin(send(http, chosen, request));
     let answered = match timeout(limit.unwrap_or(ANSWER), sending).await {
         Ok(answered) => answered,
-        Err(_) => return reply::refusal(&Reason::Timeout.into(), is_grpc, exchange),
+        Err(_) => {
+            chosen.report(Outcome::Timeout);
+            return reply::refusal(&Reason::Timeout.into(), is_grpc, exchange);
+        }
     };
     match answered {
-        Ok((response, lease)) => switch(
-            http, response, lease, downstream, &protocol, to_http2, exchange,
-        ),
+        Ok((response, lease)) => {
+            chosen.report(Outcome::Status(response.status()));
+            switch(
+                http, response, lease, downstream, &protocol, to_http2, exchange,
+            )
+        }
         Err(error) => {
-            tracing::debug!(cluster = %cluster.config.name, %error, "no answer to an upgrade");
+            report(chosen, &error);
+            tracing::debug!(cluster = %chosen.cluster.config.name, %error, "no answer to an upgrade");
             reply::refusal(&reason(&error).into(), is_grpc, exchange)
         }
     }

@@ -13,7 +13,7 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     6 lb_policy: take,
     8 health_checks: refuse,
     9 max_requests_per_connection: take,
-    10 circuit_breakers: refuse,
+    10 circuit_breakers: into CIRCUIT_BREAKERS,
     13 http_protocol_options: into HTTP1,
     14 http2_protocol_options: into HTTP2,
     16 dns_refresh_rate: take,
@@ -67,6 +67,39 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
 message!(EDS_CONFIG, "envoy.config.cluster.v3.Cluster.EdsClusterConfig", {
     1 eds_config: ignore "always ADS",
     2 service_name: take,
+});
+
+message!(CIRCUIT_BREAKERS, "envoy.config.cluster.v3.CircuitBreakers", {
+    1 thresholds: each THRESHOLDS,
+    2 per_host_thresholds: each PER_HOST_THRESHOLDS,
+});
+
+message!(THRESHOLDS, "envoy.config.cluster.v3.CircuitBreakers.Thresholds", {
+    1 priority: take,
+    2 max_connections: take,
+    3 max_pending_requests: take,
+    4 max_requests: take,
+    5 max_retries: take,
+    6 track_remaining: take,
+    7 max_connection_pools: ignore "one pool per worker and endpoint",
+    8 retry_budget: into RETRY_BUDGET,
+});
+
+message!(PER_HOST_THRESHOLDS, "envoy.config.cluster.v3.CircuitBreakers.Thresholds (per host)", {
+    1 priority: zero "limits per endpoint are of default priority",
+    2 max_connections: take,
+    3 max_pending_requests: ignore "per endpoint Envoy knows connections only",
+    4 max_requests: ignore "per endpoint Envoy knows connections only",
+    5 max_retries: ignore "per endpoint Envoy knows connections only",
+    6 track_remaining: ignore "per endpoint Envoy knows connections only",
+    7 max_connection_pools: ignore "per endpoint Envoy knows connections only",
+    8 retry_budget: ignore "per endpoint Envoy knows connections only",
+});
+
+message!(RETRY_BUDGET, "envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget", {
+    1 budget_percent: take,
+    2 min_retry_concurrency: take,
+    3 budget_interval: refuse,
 });
 
 message!(CLUSTER_LOAD_ASSIGNMENT, "envoy.config.endpoint.v3.ClusterLoadAssignment", {

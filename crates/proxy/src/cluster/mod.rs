@@ -1,123 +1,28 @@
 //! Clusters: their configuration, their endpoints, and the choice of one.
 
-use std::net::SocketAddr;
+mod breaker;
+mod choice;
+mod config;
+mod endpoint;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
-use crate::http::pool::Pools;
-use crate::listener::H2;
+pub use breaker::{
+    Breaker, Breakers, ConnectionSlot, Limits, Overflow, Pending, Retry, RetryLimit,
+    RoutingPriority, Thresholds,
+};
+pub use choice::{ChoiceContext, Chosen, NoEndpoint, Outcome};
+pub use config::{
+    Assignment, ClusterConfig, Discovery, Dns, EndpointConfig, Family, LbPolicy, UpstreamHttp,
+};
+pub use endpoint::{Endpoint, EndpointStats};
+
 use crate::stats::ClusterStats;
-use crate::tls::{TlsClient, UpstreamTls};
-
-/// A cluster as configured.
-#[derive(Debug)]
-pub struct ClusterConfig {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Where its endpoints come from.
-    pub discovery: Discovery,
-    /// How one is chosen.
-    pub policy: LbPolicy,
-    /// For TCP and TLS together.
-    pub connect_timeout: Duration,
-    /// TLS origination.
-    pub tls: Option<UpstreamTls>,
-    /// Which HTTP it is spoken to with.
-    pub http: UpstreamHttp,
-    /// An idle connection is closed after this.
-    pub idle_timeout: Duration,
-    /// Requests on one connection before it is left.
-    pub max_requests_per_connection: Option<u64>,
-}
-
-/// Where a cluster's endpoints come from.
-#[derive(Debug, Clone)]
-pub enum Discovery {
-    /// The configuration itself.
-    Static(Arc<Assignment>),
-    /// EDS, under this name.
-    Eds(Arc<str>),
-    /// DNS: every address of every name is an endpoint.
-    Dns(Arc<Dns>),
-    /// Where the client was going.
-    OriginalDestination,
-}
-
-/// DNS discovery.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Dns {
-    /// Names with ports and weights.
-    pub hosts: Vec<(String, u16, u32)>,
-    /// How often it is asked anew.
-    pub refresh: Duration,
-    /// The record's time to live decides instead.
-    pub respect_ttl: bool,
-    /// Which addresses are taken.
-    pub family: Family,
-}
-
-/// Which addresses of a name are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv6 if there are any, else IPv4 (Envoy's AUTO).
-    PreferV6,
-    /// IPv4 only.
-    V4,
-    /// IPv6 only.
-    V6,
-    /// IPv4 if there are any, else IPv6.
-    PreferV4,
-    /// Both.
-    All,
-}
-
-/// Endpoints as configured.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Assignment {
-    /// Endpoints, addresses already known.
-    pub endpoints: Vec<EndpointConfig>,
-}
-
-/// One endpoint as configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointConfig {
-    /// Its address.
-    pub address: SocketAddr,
-    /// Its host name, for host rewrites.
-    pub hostname: String,
-    /// Its share, positive.
-    pub weight: u32,
-    /// 0 is used first.
-    pub priority: u32,
-    /// May be used.
-    pub healthy: bool,
-}
-
-/// How an endpoint is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LbPolicy {
-    /// In turn, by weight.
-    RoundRobin,
-    /// The one of two with fewer requests.
-    LeastRequest,
-    /// By lot, by weight.
-    Random,
-}
-
-/// Which HTTP a cluster is spoken to with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpstreamHttp {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2(H2),
-    /// What the client speaks.
-    Downstream(H2),
-}
+use crate::tls::TlsClient;
 
 /// A cluster that serves.
 #[derive(Debug)]
@@ -134,6 +39,8 @@ pub struct Cluster {
     pub arrived: Notify,
     /// Counters.
     pub stats: Arc<ClusterStats>,
+    /// Circuit breakers.
+    pub breakers: Breakers,
     turn: AtomicU64,
     workers: usize,
 }
@@ -149,21 +56,6 @@ pub struct Endpoints {
     uneven_total: u64,
 }
 
-/// An endpoint that serves. Its pools die with it: a removed endpoint drains by itself.
-#[derive(Debug)]
-pub struct Endpoint {
-    /// As configured.
-    pub config: EndpointConfig,
-    /// Requests or connections in flight.
-    pub active: AtomicU32,
-    /// HTTP connections.
-    pub pools: Pools,
-}
-
-/// A unit of load on an endpoint, given back when dropped.
-#[derive(Debug)]
-pub struct Load(Arc<Endpoint>);
-
 // === impl Cluster ===
 
 impl Cluster {
@@ -171,6 +63,7 @@ impl Cluster {
     pub fn new(config: Arc<ClusterConfig>, workers: usize) -> Cluster {
         Cluster {
             stats: Arc::new(ClusterStats::default()),
+            breakers: Breakers::new(config.thresholds),
             config,
             tls: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
@@ -286,76 +179,63 @@ impl Endpoints {
     }
 }
 
-// === impl Endpoint ===
-
-impl Endpoint {
-    /// An endpoint without connections, for this many workers.
-    pub fn new(config: EndpointConfig, workers: usize) -> Endpoint {
-        Endpoint {
-            config,
-            active: AtomicU32::new(0),
-            pools: Pools::new(workers),
-        }
-    }
-
-    /// An endpoint for one connection to an original destination.
-    pub fn original(address: SocketAddr) -> Arc<Endpoint> {
-        let config = EndpointConfig {
-            address,
-            hostname: String::new(),
-            weight: 1,
-            priority: 0,
-            healthy: true,
-        };
-        Arc::new(Endpoint::new(config, 1))
-    }
-
-    /// Requests in flight, against the weight.
-    fn load(&self) -> u64 {
-        u64::from(self.active.load(Ordering::Relaxed)).saturating_mul(1 << 16)
-            / u64::from(self.config.weight.max(1))
-    }
-
-    /// Counts one more in flight until the guard is dropped.
-    pub fn enter(self: &Arc<Self>) -> Load {
-        self.active.fetch_add(1, Ordering::Relaxed);
-        Load(self.clone())
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod testing {
+    //! What the tests of this folder share.
 
-    fn cluster(policy: LbPolicy) -> Cluster {
-        let config = ClusterConfig {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rbac::Peer;
+
+    pub(crate) fn config() -> ClusterConfig {
+        ClusterConfig {
             name: "c".into(),
-            discovery: Discovery::OriginalDestination,
-            policy,
+            discovery: Discovery::Static(Arc::default()),
+            policy: LbPolicy::RoundRobin,
             connect_timeout: Duration::from_secs(1),
             tls: None,
             http: UpstreamHttp::Http1,
             idle_timeout: Duration::from_secs(1),
             max_requests_per_connection: None,
-        };
-        Cluster::new(Arc::new(config), 1)
+            thresholds: Thresholds::default(),
+        }
     }
 
-    fn endpoint(port: u16, weight: u32, priority: u32, healthy: bool) -> EndpointConfig {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
+    pub(crate) fn cluster_with(change: impl FnOnce(&mut ClusterConfig)) -> Arc<Cluster> {
+        let mut config = config();
+        change(&mut config);
+        Arc::new(Cluster::new(Arc::new(config), 1))
+    }
+
+    pub(crate) fn endpoint(port: u16, weight: u32, priority: u32, healthy: bool) -> EndpointConfig {
         EndpointConfig {
-            address,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
             hostname: String::new(),
             weight,
             priority,
             healthy,
         }
+    }
+
+    pub(crate) fn peer() -> Peer {
+        Peer {
+            destination: SocketAddr::from(([127, 0, 0, 1], 80)),
+            source: [127, 0, 0, 1].into(),
+            names: None,
+            server_name: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{cluster_with, endpoint, peer};
+    use super::*;
+
+    fn cluster(policy: LbPolicy) -> Arc<Cluster> {
+        cluster_with(|config| config.policy = policy)
     }
 
     fn shares(cluster: &Cluster, rounds: u64) -> Vec<(u16, u64)> {
@@ -402,8 +282,9 @@ mod tests {
     fn least_request_prefers_the_idle_one() {
         let cluster = cluster(LbPolicy::LeastRequest);
         cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 1, 0, true)]);
-        let busy = cluster.endpoints.load().all[0].clone();
-        let _load = busy.enter();
+        let peer = peer();
+        let busy = cluster.choose(&ChoiceContext::new(&peer, 0)).unwrap();
+        assert_eq!(busy.endpoint.config.address.port(), 1);
         let picked = (0..64u64).filter(|roll| {
             cluster
                 .pick(roll | (roll + 1) << 32)

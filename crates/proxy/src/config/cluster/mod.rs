@@ -1,5 +1,7 @@
 //! Clusters and endpoints from protobuf.
 
+mod breaker;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +74,8 @@ pub(super) fn cluster(message: pb::Cluster, context: &mut Context) -> Checked<Cl
         )
         .at("common_http_protocol_options.idle_timeout")?
         .unwrap_or(IDLE),
+        thresholds: breaker::thresholds(message.circuit_breakers.as_ref())
+            .at("circuit_breakers")?,
         max_requests_per_connection: requests(common).or(per_connection.filter(|limit| *limit > 0)),
     })
 }
