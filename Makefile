@@ -38,7 +38,7 @@ e2e: ## acceptance scenarios: AREA=EGR,ACL PRIORITY=P0 CLUSTER=embedded|kubernet
 	@$(MAKE) --no-print-directory build
 	@scripts/on-cluster $(CLUSTER) $(BIN)/e2e --area "$(AREA)" --priority "$(PRIORITY)" --report target/e2e/report.json
 
-bench: ## measurements against a peer in the same run, into target/bench
+bench: ## CPU and memory against Envoy, HAProxy, nginx in the same run, into target/bench: WORK=http1,grpc QUICK=1
 	@scripts/deps bench
 	@scripts/bench
 
