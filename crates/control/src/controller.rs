@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use ca::{Authority, ClientVerifier, Leaf, TrustStore};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use families::Statuses;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use xds::resources::TrustBundle;
 
 use crate::ads::{Ads, Shared};
 use crate::http::{self, Component, Ready};
-use crate::indexer::Indexer;
+use crate::indexer::{Indexer, Publisher};
 use crate::inform;
 use crate::issue::{Issuer, KubernetesReview, Review};
 use crate::metrics::Metrics;
@@ -25,7 +26,7 @@ use crate::program::Program;
 use crate::root::{self, SERVER_VALIDITY};
 use crate::validate::Validator;
 use crate::world::Worlds;
-use crate::{CommonArgs, ControllerArgs, admission, tls, webhook};
+use crate::{CommonArgs, ControllerArgs, admission, status, tls, webhook};
 
 /// Connections to the discovery port: two per proxy while it renews its certificate.
 const CONNECTION_BOUND: usize = 40_000;
@@ -62,9 +63,18 @@ async fn start(program: Program, args: ControllerArgs) -> anyhow::Result<()> {
     let authority = Arc::new(root::load_or_create(&program.client, &common).await?);
     let (publish, worlds) = watch::channel(None);
     let worlds = Worlds::new(worlds);
+    let (tell, statuses) = watch::channel(Statuses::new());
+    let publisher = Publisher {
+        worlds: publish,
+        statuses: tell,
+    };
+    program.spawn(
+        "status",
+        status::run(program.client.clone(), statuses, status::RETRY),
+    );
     let changes = inform::start(&program, &common, &metrics);
     let indexer = Indexer::new(&common, program.log.clone(), ready, metrics.clone());
-    program.spawn("index", indexer.run(changes, publish));
+    program.spawn("index", indexer.run(changes, publisher));
 
     serve_webhook(&program, &args, &authority, metrics.clone()).await?;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::config::v1alpha2::MeshConfigSpec;
-use families::{Index, Kind, Object, Problem};
+use families::{Built, Index, Kind, Object, Problem, Statuses};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -32,6 +32,12 @@ pub(crate) struct Indexer {
     log: LogLevel,
     ready: Ready,
     metrics: Arc<Metrics>,
+}
+
+/// Where worlds go, and what the objects they were made of are to be told.
+pub(crate) struct Publisher {
+    pub(crate) worlds: watch::Sender<Option<Arc<World>>>,
+    pub(crate) statuses: watch::Sender<Statuses>,
 }
 
 /// Changes that came closely one after the other and make one world.
@@ -91,7 +97,7 @@ impl Indexer {
     pub(crate) async fn run(
         mut self,
         mut changes: mpsc::Receiver<Change>,
-        worlds: watch::Sender<Option<Arc<World>>>,
+        publisher: Publisher,
     ) -> anyhow::Result<()> {
         while let Some(change) = changes.recv().await {
             if !self.take(change) {
@@ -108,7 +114,7 @@ impl Indexer {
                 }
             }
             if self.unlisted.is_empty() {
-                self = self.publish(&worlds).await?;
+                self = self.publish(&publisher).await?;
             }
         }
         Ok(())
@@ -152,16 +158,27 @@ impl Indexer {
         changed
     }
 
-    async fn publish(self, worlds: &watch::Sender<Option<Arc<World>>>) -> anyhow::Result<Self> {
+    async fn publish(self, publisher: &Publisher) -> anyhow::Result<Self> {
         // Building takes long in a large mesh: not on a thread that serves proxies.
-        let (mut this, mesh, problems) = tokio::task::spawn_blocking(move || {
-            let (mesh, problems) = self.index.build();
-            (self, mesh, problems)
+        let (mut this, built) = tokio::task::spawn_blocking(move || {
+            let built = self.index.build();
+            (self, built)
         })
         .await?;
+        let Built {
+            mesh,
+            problems,
+            statuses,
+        } = built;
         this.report(&problems);
         let settings = Settings::new(this.mesh_config.as_ref());
-        worlds.send_replace(Some(Arc::new(World { mesh, settings })));
+        let world = World { mesh, settings };
+        publisher.worlds.send_replace(Some(Arc::new(world)));
+        publisher.statuses.send_if_modified(|old| {
+            let changed = *old != statuses;
+            *old = statuses;
+            changed
+        });
         this.metrics.add(Metric::Broadcasts, &[], 1);
         if !this.ready.is_set() {
             tracing::info!("all kinds are listed, serving proxies");
@@ -234,7 +251,11 @@ mod tests {
 
         let (sender, changes) = mpsc::channel(64);
         let (publish, mut worlds) = watch::channel(None);
-        let running = tokio::spawn(indexer.run(changes, publish));
+        let publisher = Publisher {
+            worlds: publish,
+            statuses: watch::Sender::default(),
+        };
+        let running = tokio::spawn(indexer.run(changes, publisher));
         assert!(!ready.is_set());
         sender.send(Change::Listed(*last)).await.unwrap();
         worlds.changed().await.unwrap();

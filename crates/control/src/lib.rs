@@ -25,6 +25,7 @@ mod metrics;
 mod program;
 mod root;
 mod session;
+mod status;
 mod tls;
 mod validate;
 mod webhook;

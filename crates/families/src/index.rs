@@ -6,7 +6,7 @@ use api::{
     access::v1alpha3::TrafficTargetSpec,
     config::v1alpha2::MeshConfigSpec,
     labels,
-    policy::v1alpha1::EgressSpec,
+    policy::v1alpha1::{EgressSpec, IngressBackendSpec},
     specs::v1alpha4::{HTTPRouteGroupSpec, TCPRouteSpec},
     split::v1alpha4::TrafficSplitSpec,
 };
@@ -17,6 +17,7 @@ use crate::{
     core::{self, EndpointsFacts, PodFacts, ServiceFacts},
     object::{Kind, Object},
     osm, smi,
+    status::Statuses,
 };
 
 /// What the index must know beside objects.
@@ -41,7 +42,7 @@ pub struct Index {
     pub(crate) endpoints: Store<EndpointsFacts>,
     pub(crate) mesh_config: Option<MeshConfigSpec>,
     pub(crate) egresses: Store<EgressSpec>,
-    pub(crate) ingress_backends: Store<()>,
+    pub(crate) ingress_backends: Store<IngressBackendSpec>,
     pub(crate) retries: Store<()>,
     pub(crate) upstream_settings: Store<()>,
     pub(crate) route_groups: Store<HTTPRouteGroupSpec>,
@@ -50,11 +51,22 @@ pub struct Index {
     pub(crate) splits: Store<TrafficSplitSpec>,
 }
 
+/// What the objects of one moment amount to.
+#[derive(Debug)]
+pub struct Built {
+    /// The mesh.
+    pub mesh: Mesh,
+    /// What users wrote and cannot take effect, in a stable order.
+    pub problems: Vec<Problem>,
+    /// What is to stand in the status of objects.
+    pub statuses: Statuses,
+}
+
 /// Objects of one kind by namespace and name.
 pub(crate) type Store<T> = BTreeMap<Key, T>;
 
 /// Namespace and name.
-pub(crate) type Key = (Arc<str>, Arc<str>);
+pub type Key = (Arc<str>, Arc<str>);
 
 // === impl Index ===
 
@@ -114,7 +126,9 @@ impl Index {
                 changed
             }
             Object::Egress(object) => put(&mut self.egresses, &object.metadata, object.spec),
-            Object::IngressBackend(object) => put(&mut self.ingress_backends, &object.metadata, ()),
+            Object::IngressBackend(object) => {
+                put(&mut self.ingress_backends, &object.metadata, object.spec)
+            }
             Object::Retry(object) => put(&mut self.retries, &object.metadata, ()),
             Object::UpstreamTrafficSetting(object) => {
                 put(&mut self.upstream_settings, &object.metadata, ())
@@ -157,17 +171,18 @@ impl Index {
 
     /// The mesh that the objects make.
     pub fn mesh(&self) -> Mesh {
-        self.build().0
+        self.build().mesh
     }
 
     /// What users wrote and cannot take effect, in a stable order.
     pub fn problems(&self) -> Vec<Problem> {
-        self.build().1
+        self.build().problems
     }
 
-    /// [`Self::mesh`] and [`Self::problems`] in one pass.
-    pub fn build(&self) -> (Mesh, Vec<Problem>) {
+    /// Everything in one pass.
+    pub fn build(&self) -> Built {
         let mut problems = Vec::new();
+        let mut statuses = Statuses::new();
         let settings = osm::mesh_settings(self, &mut problems);
         let parts = MeshParts {
             services: core::services(self, &mut problems),
@@ -175,12 +190,17 @@ impl Index {
             authorizations: smi::authorizations(self, &mut problems),
             splits: smi::splits(self, &mut problems),
             egress: osm::egress_rules(self, &mut problems),
+            ingress: osm::ingress_rules(self, &mut problems, &mut statuses),
             settings,
         };
         osm::unsupported(self, &mut problems);
         problems.sort();
         problems.dedup();
-        (Mesh::new(parts), problems)
+        Built {
+            mesh: Mesh::new(parts),
+            problems,
+            statuses,
+        }
     }
 
     /// Whether objects of `namespace` belong to the mesh.

@@ -9,7 +9,9 @@ mod index;
 mod object;
 mod osm;
 mod smi;
+mod status;
 
-pub use index::{Index, Settings};
+pub use index::{Built, Index, Key, Settings};
 pub use model::{Problem, Provenance};
 pub use object::{Kind, Object};
+pub use status::{Outcome, Statuses};

@@ -101,8 +101,10 @@ pub struct WeightedCluster {
 pub struct Inbound {
     /// Name of the secret with the roots that clients' certificates are verified against.
     pub trust: Arc<str>,
-    /// Chains; what none matches is closed.
+    /// Chains for the mesh; what no chain matches is closed.
     pub chains: Vec<Arc<InboundChain>>,
+    /// Chains for clients outside the mesh; no two match the same connection equally well.
+    pub ingress: Vec<Arc<IngressChain>>,
 }
 
 /// One service port of this pod. Mutual TLS is always required.
@@ -124,10 +126,43 @@ pub struct InboundChain {
     pub provenance: Provenance,
 }
 
+/// One port of this pod for clients outside the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressChain {
+    /// Name.
+    pub name: Arc<str>,
+    /// Original destination port: the application's.
+    pub port: u16,
+    /// Networks of the clients; empty = any.
+    pub sources: Vec<IpNet>,
+    /// How they must speak.
+    pub gate: IngressGate,
+    /// Name of the route table.
+    pub table: Arc<str>,
+    /// Who may make requests.
+    pub requests: Access,
+    /// Why the chain exists.
+    pub provenance: Provenance,
+}
+
+/// How clients outside the mesh must speak.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IngressGate {
+    /// Clear text.
+    ClearText,
+    /// TLS with the proxy's own certificate.
+    Tls {
+        /// Server names that clients may ask for; empty = any, or none.
+        server_names: Vec<Arc<str>>,
+        /// Whether a certificate of the mesh's root is demanded.
+        verified: bool,
+    },
+}
+
 /// Who is let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Every verified identity of the mesh (permissive mode).
+    /// Everybody whom the chain itself lets in: every verified identity of the mesh (permissive mode).
     Everyone,
     /// Whoever one of these rules names; no rule = nobody.
     Only(Arc<[Rule]>),

@@ -16,15 +16,15 @@ mod provenance;
 mod service;
 
 pub use config::{
-    Access, Cluster, ClusterKind, Connect, Forward, Inbound, InboundChain, Outbound, OutboundChain,
-    OutboundMatch, PeerTrust, ProxyConfig, Route, RouteAction, RouteMatch, RouteTable, Rule,
-    UpstreamHttp, VirtualHost, WeightedCluster,
+    Access, Cluster, ClusterKind, Connect, Forward, Inbound, InboundChain, IngressChain,
+    IngressGate, Outbound, OutboundChain, OutboundMatch, PeerTrust, ProxyConfig, Route,
+    RouteAction, RouteMatch, RouteTable, Rule, UpstreamHttp, VirtualHost, WeightedCluster,
 };
 pub use identity::{Identity, ServiceAccount};
 pub use mesh::{Mesh, MeshParts, MeshSettings, TlsParameters};
 pub use policy::{
-    Authorization, Backend, EgressPort, EgressProtocol, EgressRule, HttpGrant, HttpMatch, PortSet,
-    Split,
+    Authorization, Backend, EgressPort, EgressProtocol, EgressRule, HttpGrant, HttpMatch,
+    IngressClients, IngressRule, IngressTls, PortSet, Split,
 };
 pub use provenance::{Problem, Provenance};
 pub use service::{CLUSTER_DOMAIN, Endpoint, Protocol, Service, ServicePort, Workload};

@@ -9,7 +9,7 @@ use crate::{
     compile::{self, OutboundParts},
     config::{ProxyConfig, Rule},
     identity::{Identity, ServiceAccount},
-    policy::{Authorization, EgressRule, PortSet, Split},
+    policy::{Authorization, EgressRule, IngressRule, PortSet, Split},
     provenance::Provenance,
     service::{Service, Workload},
 };
@@ -58,6 +58,8 @@ pub struct MeshParts {
     pub splits: Vec<Split>,
     /// What may leave the mesh.
     pub egress: Vec<EgressRule>,
+    /// What may enter it.
+    pub ingress: Vec<IngressRule>,
 }
 
 /// All values of one moment. Cheap to ask; built anew when something changed.
@@ -74,6 +76,7 @@ pub struct Mesh {
     pub(crate) splits_of: HashMap<Key, Vec<Arc<Split>>>,
     pub(crate) splits_on: HashMap<Key, Vec<Arc<Split>>>,
     pub(crate) egress_for: HashMap<ServiceAccount, Vec<Arc<EgressRule>>>,
+    pub(crate) ingress_on: HashMap<Key, Vec<IngressRule>>,
     workloads: HashMap<Arc<str>, Vec<Arc<Workload>>>,
     /// Outbound parts of permissive mode, the same for all proxies: built by the first that asks.
     pub(crate) everything: OnceLock<OutboundParts>,
@@ -147,6 +150,7 @@ impl Mesh {
             splits_of: HashMap::new(),
             splits_on: HashMap::new(),
             egress_for: HashMap::new(),
+            ingress_on: HashMap::new(),
             workloads: HashMap::new(),
             everything: OnceLock::new(),
         };
@@ -154,6 +158,7 @@ impl Mesh {
         mesh.index_authorizations(parts.authorizations);
         mesh.index_splits(parts.splits);
         mesh.index_egress(parts.egress);
+        mesh.index_ingress(parts.ingress);
         for workload in parts.workloads {
             let uuid = workload.proxy_uuid.clone();
             mesh.workloads
@@ -270,6 +275,14 @@ impl Mesh {
                 let rules = self.egress_for.entry(source.clone()).or_default();
                 rules.push(rule.clone());
             }
+        }
+    }
+
+    fn index_ingress(&mut self, mut rules: Vec<IngressRule>) {
+        rules.sort_by(|a, b| a.provenance.cmp(&b.provenance));
+        for rule in rules {
+            let service = (rule.namespace.clone(), rule.service.clone());
+            self.ingress_on.entry(service).or_default().push(rule);
         }
     }
 }

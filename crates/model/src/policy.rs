@@ -114,6 +114,43 @@ pub struct EgressRule {
     pub http: Option<Vec<HttpGrant>>,
 }
 
+/// Clients outside the mesh that may reach one port of a service's pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressRule {
+    /// The policy it was made from.
+    pub provenance: Provenance,
+    /// Namespace of the service.
+    pub namespace: Arc<str>,
+    /// Name of the service.
+    pub service: Arc<str>,
+    /// Port of its pods.
+    pub port: u16,
+    /// The clients' networks; `None` = any. An empty list admits nobody.
+    pub sources: Option<BTreeSet<IpNet>>,
+    /// How clients must speak; `None` = clear text.
+    pub tls: Option<IngressTls>,
+}
+
+/// TLS that clients outside the mesh must speak.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressTls {
+    /// Server names that clients may ask for; empty = any, or none.
+    pub server_names: Vec<Arc<str>>,
+    /// What they must prove.
+    pub clients: IngressClients,
+}
+
+/// What clients outside the mesh must prove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IngressClients {
+    /// Nothing: no certificate is asked for.
+    Anyone,
+    /// A certificate of the mesh's root, whatever its names.
+    Verified,
+    /// A certificate of the mesh's root with one of these names; none = nobody.
+    Named(BTreeSet<Arc<str>>),
+}
+
 // === impl PortSet ===
 
 impl PortSet {

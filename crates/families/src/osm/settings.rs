@@ -65,9 +65,7 @@ pub(crate) fn unsupported(index: &Index, problems: &mut Vec<Problem>) {
         .mesh_config
         .as_ref()
         .map(|config| &config.feature_flags);
-    let ingress = flags.is_some_and(|flags| flags.enable_ingress_backend_policy);
     let retry = flags.is_some_and(|flags| flags.enable_retry_policy);
-    report("IngressBackend", &index.ingress_backends, ingress);
     report("Retry", &index.retries, retry);
     report("UpstreamTrafficSetting", &index.upstream_settings, true);
 }

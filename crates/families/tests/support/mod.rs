@@ -44,7 +44,7 @@ impl World {
             "metadata": {"namespace": "osm-system", "name": "osm-mesh-config"},
             "spec": {
                 "traffic": {"enablePermissiveTrafficPolicyMode": permissive, "enableEgress": egress},
-                "featureFlags": {"enableEgressPolicy": true},
+                "featureFlags": {"enableEgressPolicy": true, "enableIngressBackendPolicy": true},
             },
         }))
     }

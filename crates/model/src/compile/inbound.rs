@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Tables;
+use super::{Tables, ingress};
 use crate::{
     config::{
         Access, Cluster, ClusterKind, Forward, Inbound, InboundChain, Route, RouteAction,
@@ -53,6 +53,7 @@ pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> 
     }
     Some(Inbound {
         trust: format!("root-cert-for-mtls-inbound:{}", workload.account).into(),
+        ingress: ingress::compile(mesh, backing, tables),
         chains: chains.into_values().map(Arc::new).collect(),
     })
 }
@@ -135,7 +136,7 @@ fn add_server_name(chain: &mut InboundChain, service: &Service, backing: &Backin
     }
 }
 
-fn local_name(service: &Service, port: u16) -> Arc<str> {
+pub(super) fn local_name(service: &Service, port: u16) -> Arc<str> {
     format!("{}|{port}|local", service.key()).into()
 }
 

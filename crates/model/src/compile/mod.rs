@@ -3,6 +3,7 @@
 mod choice;
 mod egress;
 mod inbound;
+mod ingress;
 mod outbound;
 mod reach;
 

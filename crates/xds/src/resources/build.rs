@@ -159,8 +159,25 @@ pub(super) fn tls_socket<M: Message + Name>(context: &M) -> Option<TransportSock
 
 /// Both ends of the mesh: own certificate, ALPN `osm`, peers verified by the secret `trust`.
 pub(super) fn mesh_tls(config: &ProxyConfig, trust: &str) -> CommonTlsContext {
-    let validation =
-        common_tls_context::ValidationContextType::ValidationContextSdsSecretConfig(sds(trust));
+    CommonTlsContext {
+        alpn_protocols: vec![MESH_ALPN.to_owned()],
+        ..tls(config, Some(trust))
+    }
+}
+
+/// Towards clients outside the mesh: own certificate, the usual ALPNs, clients verified by the secret `trust`
+/// if there is one.
+pub(super) fn ingress_tls(config: &ProxyConfig, trust: Option<&str>) -> CommonTlsContext {
+    CommonTlsContext {
+        alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
+        ..tls(config, trust)
+    }
+}
+
+fn tls(config: &ProxyConfig, trust: Option<&str>) -> CommonTlsContext {
+    let validation = trust.map(|trust| {
+        common_tls_context::ValidationContextType::ValidationContextSdsSecretConfig(sds(trust))
+    });
     CommonTlsContext {
         tls_params: Some(TlsParameters {
             tls_minimum_protocol_version: version(&config.tls.minimum),
@@ -170,8 +187,7 @@ pub(super) fn mesh_tls(config: &ProxyConfig, trust: &str) -> CommonTlsContext {
             ..Default::default()
         }),
         tls_certificate_sds_secret_configs: vec![sds(&config.own_certificate())],
-        alpn_protocols: vec![MESH_ALPN.to_owned()],
-        validation_context_type: Some(validation),
+        validation_context_type: validation,
         ..Default::default()
     }
 }

@@ -15,7 +15,7 @@ use envoy_types::pb::{
     },
     google::protobuf::Any,
 };
-use model::{Access, Forward, InboundChain, WeightedCluster};
+use model::{Access, Forward, InboundChain, IngressChain, WeightedCluster};
 
 use super::{build, rbac};
 
@@ -41,6 +41,11 @@ pub(super) fn inbound(chain: &InboundChain) -> Vec<Filter> {
         Forward::Tcp(clusters) => tcp(&chain.name, clusters),
     };
     gate.into_iter().chain([last]).collect()
+}
+
+/// The filter of a chain for clients outside the mesh.
+pub(super) fn ingress(chain: &IngressChain) -> Filter {
+    http(&chain.name, &chain.table, Some(&chain.requests))
 }
 
 fn filter(name: &str, config: Any) -> Filter {

@@ -28,7 +28,8 @@ use envoy_types::pb::{
     google::protobuf::{Any, Duration},
 };
 use model::{
-    Connect, Inbound, InboundChain, Outbound, OutboundChain, ProxyConfig, WeightedCluster,
+    Connect, Inbound, InboundChain, IngressChain, IngressGate, Outbound, OutboundChain,
+    ProxyConfig, WeightedCluster,
 };
 
 use super::{build, chain, cluster};
@@ -124,6 +125,9 @@ fn outbound_chain(value: &OutboundChain) -> FilterChain {
 
 fn inbound(config: &ProxyConfig, value: &Inbound) -> Listener {
     let chains = value.chains.iter();
+    let chains = chains.map(|chain| inbound_chain(config, &value.trust, chain));
+    let ingress = value.ingress.iter();
+    let ingress = ingress.map(|chain| ingress_chain(config, &value.trust, chain));
     Listener {
         name: "inbound-listener".to_owned(),
         address: Some(build::any_address(INBOUND_PORT)),
@@ -132,9 +136,7 @@ fn inbound(config: &ProxyConfig, value: &Inbound) -> Listener {
             original_destination(),
             listener_filter(TLS_INSPECTOR, build::any(&TlsInspector::default())),
         ],
-        filter_chains: chains
-            .map(|chain| inbound_chain(config, &value.trust, chain))
-            .collect(),
+        filter_chains: chains.chain(ingress).collect(),
         ..Default::default()
     }
 }
@@ -155,6 +157,38 @@ fn inbound_chain(config: &ProxyConfig, trust: &str, value: &InboundChain) -> Fil
             require_client_certificate: build::yes(),
             ..Default::default()
         }),
+        metadata: build::origin(&value.provenance),
+        ..Default::default()
+    }
+}
+
+/// For clients outside the mesh. They do not speak the mesh's ALPN, so no chain of the mesh is taken from it.
+fn ingress_chain(config: &ProxyConfig, trust: &str, value: &IngressChain) -> FilterChain {
+    let mut matches = FilterChainMatch {
+        destination_port: build::number(value.port.into()),
+        source_prefix_ranges: value.sources.iter().map(build::cidr).collect(),
+        transport_protocol: "raw_buffer".to_owned(),
+        ..Default::default()
+    };
+    let mut transport_socket = None;
+    if let IngressGate::Tls {
+        server_names,
+        verified,
+    } = &value.gate
+    {
+        matches.transport_protocol = "tls".to_owned();
+        matches.server_names = server_names.iter().map(ToString::to_string).collect();
+        transport_socket = build::tls_socket(&DownstreamTlsContext {
+            common_tls_context: Some(build::ingress_tls(config, verified.then_some(trust))),
+            require_client_certificate: verified.then(build::yes).flatten(),
+            ..Default::default()
+        });
+    }
+    FilterChain {
+        name: value.name.to_string(),
+        filter_chain_match: Some(matches),
+        filters: vec![chain::ingress(value)],
+        transport_socket,
         metadata: build::origin(&value.provenance),
         ..Default::default()
     }

@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use model::{
     Authorization, Backend, EgressPort, EgressProtocol, EgressRule, Endpoint, HttpGrant, HttpMatch,
-    Mesh, MeshParts, MeshSettings, PortSet, Protocol, Provenance, ProxyConfig, Service,
-    ServiceAccount, ServicePort, Split, TlsParameters, Workload,
+    IngressClients, IngressRule, IngressTls, Mesh, MeshParts, MeshSettings, PortSet, Protocol,
+    Provenance, ProxyConfig, Service, ServiceAccount, ServicePort, Split, TlsParameters, Workload,
 };
 
 /// Name and configuration of every case.
@@ -19,6 +19,7 @@ pub fn cases() -> Vec<(&'static str, ProxyConfig)> {
         ("smi-client", compile(smi(), "client")),
         ("smi-server", compile(smi(), "web-0")),
         ("egress-client", compile(egress(), "client")),
+        ("ingress-server", compile(ingress(), "web-0")),
         (
             "nothing",
             compile(
@@ -92,6 +93,33 @@ fn smi() -> MeshParts {
     MeshParts {
         settings: MeshSettings { tls, ..settings() },
         authorizations: vec![web, tcp],
+        ..shop()
+    }
+}
+
+fn ingress() -> MeshParts {
+    let rule = |port, sources: Option<&[&str]>, tls| IngressRule {
+        provenance: Provenance::new("IngressBackend", "shop", "in").rule("backend web"),
+        namespace: "shop".into(),
+        service: "web".into(),
+        port,
+        sources: sources.map(|list| list.iter().map(|net| net.parse().unwrap()).collect()),
+        tls,
+    };
+    let tls = |names: &[&str], clients| {
+        Some(IngressTls {
+            server_names: names.iter().map(|name| (*name).into()).collect(),
+            clients,
+        })
+    };
+    let named = IngressClients::Named(["gateway.edge.cluster.local".into()].into());
+    MeshParts {
+        settings: settings(),
+        ingress: vec![
+            rule(8080, Some(&["10.244.9.1/32", "fd00::1/128"]), None),
+            rule(8080, None, tls(&[], named)),
+            rule(8081, None, tls(&["shop.example"], IngressClients::Anyone)),
+        ],
         ..shop()
     }
 }
