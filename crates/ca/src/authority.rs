@@ -47,6 +47,8 @@ pub struct Authority {
 pub struct Leaf {
     /// The leaf, then the certificates up to but not including the root.
     pub chain: Vec<CertificateDer<'static>>,
+    /// The same as PEM blocks.
+    pub chain_pem: String,
     /// The leaf's key.
     pub key: PrivateKey,
     /// When the leaf stops being valid.
@@ -185,6 +187,7 @@ impl Authority {
             .map_err(|e| signing(subject, &e))?;
         Ok(Leaf {
             chain: vec![leaf.der().clone()],
+            chain_pem: leaf.pem(),
             key,
             not_after: params.not_after.into(),
         })

@@ -130,6 +130,40 @@ pub fn server_leaf_not_after(certificate: &CertificateDer<'_>) -> Result<SystemT
     Ok(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
+/// What the holder of a certificate wants to know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// DNS names among its subject alternative names.
+    pub dns_names: Vec<String>,
+    /// When it stops being valid.
+    pub not_after: SystemTime,
+}
+
+// === impl CertificateFacts ===
+
+impl CertificateFacts {
+    /// Of the first certificate in a PEM text. Nothing is verified.
+    pub fn from_pem(pem: &str) -> Result<Self, Error> {
+        let certificates = crate::parse_certificates(pem)?;
+        let first = certificates.first();
+        let first = first.ok_or_else(|| Error::Certificate("none in the text".to_owned()))?;
+        let (_, parsed) = parse(first)?;
+        let names = parsed
+            .subject_alternative_name()
+            .map_err(|e| Error::Certificate(e.to_string()))?;
+        let names = names.iter().flat_map(|names| &names.value.general_names);
+        Ok(Self {
+            dns_names: names
+                .filter_map(|name| match name {
+                    GeneralName::DNSName(name) => Some((*name).to_owned()),
+                    _ => None,
+                })
+                .collect(),
+            not_after: server_leaf_not_after(first)?,
+        })
+    }
+}
+
 /// The one URI name of a certificate; none or several are refused (SPIFFE X.509-SVID §2).
 pub(crate) fn uri_name(certificate: &CertificateDer<'_>) -> Result<String, Error> {
     let (_, parsed) = parse(certificate)?;

@@ -9,7 +9,7 @@ mod key;
 mod trust;
 
 pub use authority::{Authority, Leaf, ROOT_COMMON_NAME, ROOT_VALIDITY};
-pub use identity::{Identity, peer_identity, server_leaf_not_after};
+pub use identity::{CertificateFacts, Identity, peer_identity, server_leaf_not_after};
 pub use key::PrivateKey;
 pub use trust::{ClientVerifier, ServerVerifier, TrustStore, parse_certificates, provider};
 

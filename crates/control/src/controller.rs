@@ -26,7 +26,7 @@ use crate::program::Program;
 use crate::root::{self, SERVER_VALIDITY};
 use crate::validate::Validator;
 use crate::world::Worlds;
-use crate::{CommonArgs, ControllerArgs, admission, status, tls, webhook};
+use crate::{CommonArgs, ControllerArgs, admission, gateway, status, tls, webhook};
 
 /// Connections to the discovery port: two per proxy while it renews its certificate.
 const CONNECTION_BOUND: usize = 40_000;
@@ -76,6 +76,10 @@ async fn start(program: Program, args: ControllerArgs) -> anyhow::Result<()> {
     let indexer = Indexer::new(&common, program.log.clone(), ready, metrics.clone());
     program.spawn("index", indexer.run(changes, publisher));
 
+    program.spawn(
+        "gateway certificate",
+        gateway::run(program.client.clone(), authority.clone(), worlds.clone()),
+    );
     serve_webhook(&program, &args, &authority, metrics.clone()).await?;
 
     let listener = tls::bind(common.listen_address, args.ads_port)

@@ -15,6 +15,7 @@ mod controller;
 mod discovery_tests;
 #[cfg(test)]
 mod fake_api;
+mod gateway;
 mod http;
 mod indexer;
 mod inform;

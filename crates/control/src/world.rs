@@ -7,6 +7,8 @@ use api::config::v1alpha2::MeshConfigSpec;
 use model::{Mesh, Workload};
 use tokio::sync::watch;
 
+use crate::gateway::GatewayCertificate;
+
 /// How long a proxy waits for its pod that the informers have not shown yet.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -28,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) leaf_validity: Duration,
     /// `sidecar.maxDataPlaneConnections`; `None`: no limit.
     pub(crate) stream_limit: Option<usize>,
+    /// `certificate.ingressGateway`
+    pub(crate) gateway: Option<GatewayCertificate>,
 }
 
 /// The newest world; nothing until all informers have shown what exists.
@@ -53,7 +57,12 @@ impl Settings {
             parsed
         });
         let limit = spec.map_or(0, |spec| spec.sidecar.max_data_plane_connections);
+        let gateway = spec.map_or(Ok(None), GatewayCertificate::new);
         Self {
+            gateway: gateway.unwrap_or_else(|problem| {
+                tracing::warn!("{problem}");
+                None
+            }),
             leaf_validity: validity.unwrap_or(DEFAULT_LEAF_VALIDITY),
             stream_limit: usize::try_from(limit).ok().filter(|limit| *limit > 0),
         }

@@ -157,12 +157,19 @@ pub(super) fn tls_socket<M: Message + Name>(context: &M) -> Option<TransportSock
     })
 }
 
-/// Both ends of the mesh: own certificate, ALPN `osm`, peers verified by the secret `trust`.
-pub(super) fn mesh_tls(config: &ProxyConfig, trust: &str) -> CommonTlsContext {
+/// Towards servers of the mesh: own certificate, ALPN `osm` by which they choose the chain, servers verified by
+/// the secret `trust`.
+pub(super) fn mesh_client_tls(config: &ProxyConfig, trust: &str) -> CommonTlsContext {
     CommonTlsContext {
         alpn_protocols: vec![MESH_ALPN.to_owned()],
         ..tls(config, Some(trust))
     }
+}
+
+/// Towards clients of the mesh, verified by the secret `trust`. No ALPN is selected: Envoy takes a connection
+/// with any selected protocol but `h2` for HTTP/1, without looking at what is spoken.
+pub(super) fn mesh_server_tls(config: &ProxyConfig, trust: &str) -> CommonTlsContext {
+    tls(config, Some(trust))
 }
 
 /// Towards clients outside the mesh: own certificate, the usual ALPNs, clients verified by the secret `trust`

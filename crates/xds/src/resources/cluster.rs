@@ -53,7 +53,7 @@ pub(super) fn cluster(config: &ProxyConfig, value: &model::Cluster) -> Cluster {
                 service_name: String::new(),
             });
             message.transport_socket = build::tls_socket(&UpstreamTlsContext {
-                common_tls_context: Some(build::mesh_tls(config, trust)),
+                common_tls_context: Some(build::mesh_client_tls(config, trust)),
                 sni: server_name.to_string(),
                 ..Default::default()
             });

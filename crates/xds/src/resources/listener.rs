@@ -153,7 +153,7 @@ fn inbound_chain(config: &ProxyConfig, trust: &str, value: &InboundChain) -> Fil
         }),
         filters: chain::inbound(value),
         transport_socket: build::tls_socket(&DownstreamTlsContext {
-            common_tls_context: Some(build::mesh_tls(config, trust)),
+            common_tls_context: Some(build::mesh_server_tls(config, trust)),
             require_client_certificate: build::yes(),
             ..Default::default()
         }),
