@@ -47,21 +47,16 @@ pub(super) fn compile(
     chains
 }
 
-/// Which connections earlier chains take. Two chains for the same connections would void the listener.
-#[derive(Default)]
-struct Taken(HashSet<(u16, Option<Arc<str>>, bool, Option<IpNet>)>);
+/// Kinds of connections that earlier chains take. Two chains for the same would void the listener.
+type Taken = HashSet<Connections>;
 
-impl Taken {
-    /// Takes what is left of these connections.
-    fn take(
-        &mut self,
-        port: u16,
-        tls: bool,
-        server_name: Option<&Arc<str>>,
-        source: Option<IpNet>,
-    ) -> bool {
-        self.0.insert((port, server_name.cloned(), tls, source))
-    }
+/// Connections that differ in nothing a chain is chosen by.
+#[derive(PartialEq, Eq, Hash)]
+struct Connections {
+    port: u16,
+    tls: bool,
+    server_name: Option<Arc<str>>,
+    source: Option<IpNet>,
 }
 
 fn chain(
@@ -72,14 +67,21 @@ fn chain(
 ) -> Option<IngressChain> {
     let names = rule.tls.as_ref().map(|tls| tls.server_names.as_slice());
     let mut free = |source| {
-        let tls = names.is_some();
+        let mut take = |server_name: Option<&Arc<str>>| {
+            taken.insert(Connections {
+                port: rule.port,
+                tls: names.is_some(),
+                server_name: server_name.cloned(),
+                source,
+            })
+        };
         match names.unwrap_or_default() {
-            [] => taken.take(rule.port, tls, None, source),
-            names => {
-                let free = |name| taken.take(rule.port, tls, Some(name), source);
-                // Not `all`: every name is taken, even if one was not free.
-                names.iter().map(free).fold(true, |all, one| all & one)
-            }
+            [] => take(None),
+            // Not `all`: every name is taken, even if one was not free.
+            names => names
+                .iter()
+                .map(|name| take(Some(name)))
+                .fold(true, |all, one| all & one),
         }
     };
     let sources: Vec<IpNet> = match &rule.sources {
