@@ -4,14 +4,18 @@
 //! never part of an error text and are zeroized when dropped where the underlying crate allows it.
 
 mod authority;
+mod chain;
 mod identity;
 mod key;
 mod trust;
+mod verifier;
 
 pub use authority::{Authority, Leaf, ROOT_COMMON_NAME, ROOT_VALIDITY};
+pub use chain::{Chain, Purpose, fingerprint, parse_revocations};
 pub use identity::{CertificateFacts, Identity, peer_identity, server_leaf_not_after};
 pub use key::PrivateKey;
 pub use trust::{ClientVerifier, ServerVerifier, TrustStore, parse_certificates, provider};
+pub use verifier::{Judge, Presented, Verifier};
 
 /// What went wrong with a key, a certificate, or a name in one.
 #[derive(Debug, thiserror::Error)]

@@ -1,22 +1,16 @@
-//! Whom a TLS end trusts: swappable roots and the verifiers of both directions.
+//! Whom a TLS end trusts: swappable roots and the judges of both directions.
 
-use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore,
-    SignatureScheme,
-};
+use rustls::client::verify_server_name;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, Error as TlsError, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName};
 
-use crate::Error;
 use crate::identity::uri_name;
+use crate::{Chain, Error, Judge, Presented, Verifier};
 
 /// The provider of cryptography used by this crate.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -33,29 +27,27 @@ pub fn parse_certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Err
 }
 
 /// Trusted roots that can be replaced while verifiers use them.
+#[derive(Debug)]
 pub struct TrustStore {
-    trusted: RwLock<Trusted>,
-}
-
-#[derive(Clone)]
-struct Trusted {
-    roots: Arc<RootCertStore>,
-    /// rustls' own client verifier over the same roots.
-    clients: Arc<dyn ClientCertVerifier>,
+    chain: RwLock<Chain>,
 }
 
 /// Server side: the peer must (or may) show a certificate that a trusted root signed.
 /// Who it is, is read afterwards with [`crate::peer_identity`].
-pub struct ClientVerifier {
-    store: Arc<TrustStore>,
-    mandatory: bool,
-}
+pub type ClientVerifier = Verifier<Clients>;
 
 /// Client side: the server's chain must end in a trusted root and its name be one we expect.
-pub struct ServerVerifier {
+pub type ServerVerifier = Verifier<Servers>;
+
+/// Any client whose chain ends in a trusted root.
+#[derive(Debug)]
+pub struct Clients(Arc<TrustStore>);
+
+/// Servers we expect.
+#[derive(Debug)]
+pub struct Servers {
     store: Arc<TrustStore>,
     expected: Expected,
-    provider: Arc<CryptoProvider>,
 }
 
 #[derive(Debug)]
@@ -72,31 +64,40 @@ impl TrustStore {
     /// Trusts the certificates of the bundle.
     pub fn from_pem(pem: &str) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Self {
-            trusted: RwLock::new(trusted(pem)?),
+            chain: RwLock::new(chain(pem)?),
         }))
     }
 
     /// Replaces the roots; handshakes that start from now on use them.
     pub fn replace(&self, pem: &str) -> Result<(), Error> {
-        let new = trusted(pem)?;
-        *self.trusted.write().unwrap_or_else(PoisonError::into_inner) = new;
+        let new = chain(pem)?;
+        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 
     /// The roots as rustls wants them.
     pub fn roots(&self) -> Arc<RootCertStore> {
-        self.current().roots
+        self.current().roots().clone()
     }
 
-    fn current(&self) -> Trusted {
-        self.trusted
+    fn current(&self) -> Chain {
+        self.chain
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+
+    fn verify(&self, presented: &Presented<'_>) -> Result<(), TlsError> {
+        self.current().verify(
+            presented.purpose,
+            presented.leaf,
+            presented.intermediates,
+            presented.now,
+        )
+    }
 }
 
-fn trusted(pem: &str) -> Result<Trusted, Error> {
+fn chain(pem: &str) -> Result<Chain, Error> {
     let mut roots = RootCertStore::empty();
     for certificate in parse_certificates(pem)? {
         roots.add(certificate)?;
@@ -106,12 +107,7 @@ fn trusted(pem: &str) -> Result<Trusted, Error> {
             "the trust bundle holds no certificate".into(),
         ));
     }
-    let roots = Arc::new(roots);
-    let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
-        .clear_root_hint_subjects()
-        .build()
-        .map_err(|e| Error::Certificate(e.to_string()))?;
-    Ok(Trusted { roots, clients })
+    Ok(Chain::new(Arc::new(roots)))
 }
 
 // === impl ClientVerifier ===
@@ -119,77 +115,18 @@ fn trusted(pem: &str) -> Result<Trusted, Error> {
 impl ClientVerifier {
     /// A client certificate is required.
     pub fn required(store: Arc<TrustStore>) -> Arc<Self> {
-        Arc::new(Self {
-            store,
-            mandatory: true,
-        })
+        Arc::new(Verifier::new(Clients(store), true))
     }
 
     /// A client certificate is asked for; if there is one it must be good.
     pub fn optional(store: Arc<TrustStore>) -> Arc<Self> {
-        Arc::new(Self {
-            store,
-            mandatory: false,
-        })
+        Arc::new(Verifier::new(Clients(store), false))
     }
 }
 
-impl ClientCertVerifier for ClientVerifier {
-    fn client_auth_mandatory(&self) -> bool {
-        self.mandatory
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // Hints would have to outlive a replacement of the roots, and tell strangers who we trust.
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, TlsError> {
-        self.store
-            .current()
-            .clients
-            .verify_client_cert(end_entity, intermediates, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.store
-            .current()
-            .clients
-            .verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.store
-            .current()
-            .clients
-            .verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.store.current().clients.supported_verify_schemes()
-    }
-}
-
-impl fmt::Debug for ClientVerifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientVerifier")
-            .field("mandatory", &self.mandatory)
-            .finish_non_exhaustive()
+impl Judge for Clients {
+    fn judge(&self, presented: &Presented<'_>) -> Result<(), TlsError> {
+        self.0.verify(presented)
     }
 }
 
@@ -198,92 +135,37 @@ impl fmt::Debug for ClientVerifier {
 impl ServerVerifier {
     /// Expects the server's one URI name to be among `allowed`; an empty list refuses everybody.
     pub fn uris(store: Arc<TrustStore>, allowed: Vec<String>) -> Arc<Self> {
-        Arc::new(Self {
-            store,
-            expected: Expected::Uris(allowed),
-            provider: provider(),
-        })
+        let expected = Expected::Uris(allowed);
+        Arc::new(Verifier::new(Servers { store, expected }, true))
     }
 
     /// Expects a DNS name.
     pub fn dns(store: Arc<TrustStore>, name: &str) -> Result<Arc<Self>, Error> {
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| Error::Certificate(format!("{name:?} is not a DNS name")))?;
-        Ok(Arc::new(Self {
-            store,
-            expected: Expected::Dns(name),
-            provider: provider(),
-        }))
+        let expected = Expected::Dns(name);
+        Ok(Arc::new(Verifier::new(Servers { store, expected }, true)))
     }
 }
 
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        let roots = self.store.roots();
-        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)?;
+impl Judge for Servers {
+    fn judge(&self, presented: &Presented<'_>) -> Result<(), TlsError> {
+        self.store.verify(presented)?;
         match &self.expected {
-            Expected::Dns(name) => verify_server_name(&parsed, name)?,
+            Expected::Dns(name) => {
+                verify_server_name(&ParsedCertificate::try_from(presented.leaf)?, name)
+            }
             Expected::Uris(allowed) => {
-                let uri = uri_name(end_entity).map_err(|e| TlsError::General(e.to_string()))?;
-                if !allowed.contains(&uri) {
-                    return Err(TlsError::InvalidCertificate(
+                let uri = uri_name(presented.leaf).map_err(|e| TlsError::General(e.to_string()))?;
+                if allowed.contains(&uri) {
+                    Ok(())
+                } else {
+                    Err(TlsError::InvalidCertificate(
                         CertificateError::NotValidForName,
-                    ));
+                    ))
                 }
             }
         }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-impl fmt::Debug for ServerVerifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerVerifier")
-            .field("expected", &self.expected)
-            .finish_non_exhaustive()
     }
 }
 

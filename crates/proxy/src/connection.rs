@@ -18,7 +18,7 @@ use crate::net::{Socket, Stream, canonical, original_destination};
 use crate::rbac::Peer;
 use crate::reason::Reason;
 use crate::stats::ListenerStats;
-use crate::tls::names;
+use crate::tls::{is_outlived, names};
 use crate::worker::Worker;
 use crate::{http, tcp};
 
@@ -236,6 +236,9 @@ async fn accept(socket: Socket, connection: &mut Connection) -> Result<Stream, R
     };
     connection.stats.handshakes.increment();
     let session = tls.get_ref().1;
+    if is_outlived(session) {
+        return Err(Reason::DownstreamTls);
+    }
     let server_name = session.server_name().map(str::to_ascii_lowercase);
     if settings.require_sni && server_name.is_none() {
         return Err(Reason::DownstreamTls);

@@ -11,6 +11,7 @@ use crate::cluster::{Chosen, Cluster, ConnectionSlot, Discovery, Endpoint, Outco
 use crate::net::{Socket, Stream};
 use crate::reason::Reason;
 use crate::stats::ClusterStats;
+use crate::tls::is_outlived;
 
 /// Counts a connection while it lives, and holds its place under the limit.
 #[derive(Debug)]
@@ -134,9 +135,13 @@ async fn open(cluster: &Cluster, endpoint: &Endpoint) -> Result<Stream, ConnectE
         Some(tls) => {
             let connector = TlsConnector::from(tls.config.clone());
             let stream = connector
-                .connect(tls.name.clone(), socket)
+                .connect(tls.name(&endpoint.config.hostname), socket)
                 .await
                 .map_err(ConnectError::Tls)?;
+            if is_outlived(stream.get_ref().1) {
+                let why = "a resumed session's certificate has expired";
+                return Err(ConnectError::Tls(io::Error::other(why)));
+            }
             Ok(Stream::Client(Box::new(stream)))
         }
     }

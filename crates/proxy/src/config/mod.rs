@@ -201,3 +201,5 @@ fn ip_address(socket: &core::SocketAddress) -> Checked<SocketAddr> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::DataSource;
+use base64::Engine;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, TypedExtensionConfig};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
@@ -12,11 +13,16 @@ use xds::client::Kind;
 
 use super::matching::string;
 use super::route::data;
-use super::{At, Checked, Context, each, flag, refuse};
+use super::{At, Checked, Context, each, extension, flag, refuse};
 use crate::tls::{
-    CertificateSource, DownstreamTls, NameKind, NameMatch, SUITES, Secret, TlsContext, UpstreamTls,
-    Validation, ValidationSource,
+    CURVES, CertificateSource, DownstreamTls, NameKind, NameMatch, Revocations, SUITES, Secret,
+    TlsContext, UpstreamTls, Validation, ValidationSource,
 };
+
+/// Sessions a cluster remembers unless it says otherwise; Envoy remembers one per worker.
+const SESSIONS: u32 = 256;
+/// The most a cluster may remember: about 1 KiB each.
+const MAX_SESSIONS: usize = 64 << 10;
 
 pub(super) fn downstream(
     message: &pb::DownstreamTlsContext,
@@ -55,9 +61,18 @@ pub(super) fn upstream(
         return refuse("a validation context is needed: an upstream nobody verifies is nobody's")
             .at("common_tls_context.validation_context");
     }
+    if message.auto_sni_san_validation && message.sni.is_empty() && !message.auto_host_sni {
+        return refuse("needs sni or auto_host_sni").at("auto_sni_san_validation");
+    }
+    let sessions = message.max_session_keys.map_or(SESSIONS, |keys| keys.value);
     Ok(UpstreamTls {
         common,
         sni: message.sni.clone(),
+        sni_of_host: message.auto_host_sni,
+        verifies_sni: message.auto_sni_san_validation,
+        sessions: usize::try_from(sessions)
+            .unwrap_or(usize::MAX)
+            .min(MAX_SESSIONS),
     })
 }
 
@@ -65,7 +80,9 @@ fn common(message: Option<&pb::CommonTlsContext>, context: &mut Context) -> Chec
     let default = pb::CommonTlsContext::default();
     let message = message.unwrap_or(&default);
     let (tls12, tls13, ciphers) = parameters(message.tls_params.as_ref()).at("tls_params")?;
+    let curves = curves(message.tls_params.as_ref()).at("tls_params.ecdh_curves")?;
     Ok(TlsContext {
+        curves,
         tls12,
         tls13,
         ciphers,
@@ -109,7 +126,7 @@ fn validation_source(
         None => ValidationSource::None,
         Some(Kinds::ValidationContext(inline)) => {
             let checked = validation(inline).at("validation_context")?;
-            if checked.roots.is_none() {
+            if !checked.has_roots() {
                 return refuse("is needed").at("validation_context.trusted_ca");
             }
             ValidationSource::Inline(Arc::new(checked))
@@ -166,6 +183,17 @@ fn parameters(message: Option<&pb::TlsParameters>) -> Checked<(bool, bool, Vec<S
     Ok((tls12, tls13, ciphers))
 }
 
+fn curves(message: Option<&pb::TlsParameters>) -> Checked<Vec<String>> {
+    let named = message.map_or(&[][..], |message| &message.ecdh_curves);
+    match named
+        .iter()
+        .find(|name| CURVES.iter().all(|(known, _)| known != name))
+    {
+        Some(unknown) => refuse(format!("{unknown:?} is not supported")),
+        None => Ok(named.to_vec()),
+    }
+}
+
 pub(super) fn secret(message: pb::Secret) -> Checked<Secret> {
     match &message.r#type {
         Some(pb::secret::Type::TlsCertificate(certificate)) => Ok(Secret::Certificate(
@@ -173,7 +201,7 @@ pub(super) fn secret(message: pb::Secret) -> Checked<Secret> {
         )),
         Some(pb::secret::Type::ValidationContext(context)) => {
             let checked = validation(context).at("validation_context")?;
-            if checked.roots.is_none() {
+            if !checked.has_roots() {
                 return refuse("is needed").at("validation_context.trusted_ca");
             }
             Ok(Secret::Validation(Arc::new(checked)))
@@ -210,7 +238,93 @@ fn validation(message: &pb::CertificateValidationContext) -> Checked<Validation>
             }
         },
     )?;
-    Ok(Validation { roots, names })
+    let revocations = match &message.crl {
+        Some(source) => revocations(source).at("crl")?,
+        None => Arc::new([]),
+    };
+    let domains = match &message.custom_validator_config {
+        Some(config) => domains(config).at("custom_validator_config.typed_config")?,
+        None => Vec::new(),
+    };
+    Ok(Validation {
+        roots,
+        domains,
+        names,
+        certificates: each(
+            "verify_certificate_hash",
+            &message.verify_certificate_hash,
+            |text| fixed(hexadecimal(text)),
+        )?,
+        keys: each(
+            "verify_certificate_spki",
+            &message.verify_certificate_spki,
+            |text| fixed(base64(text)),
+        )?,
+        revocations,
+        revocation_of_leaf_only: message.only_verify_leaf_cert_crl,
+    })
+}
+
+/// The SPIFFE validator: a bundle for each trust domain.
+fn domains(config: &TypedExtensionConfig) -> Checked<Vec<(Arc<str>, Arc<RootCertStore>)>> {
+    let found = config.typed_config.as_ref();
+    let Some(found) = found.and_then(extension::<pb::SpiffeCertValidatorConfig>) else {
+        return refuse("only SPIFFECertValidatorConfig is supported");
+    };
+    let found = found?;
+    if found.trust_domains.is_empty() {
+        return refuse("is needed").at("trust_domains");
+    }
+    let list = each("trust_domains", &found.trust_domains, |domain| {
+        let Some(bundle) = &domain.trust_bundle else {
+            return refuse("is needed").at("trust_bundle");
+        };
+        let name: Arc<str> = domain.name.to_ascii_lowercase().into();
+        Ok((name, roots(bundle).at("trust_bundle")?))
+    })?;
+    let mut names: Vec<&str> = list.iter().map(|(name, _)| &**name).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| pair.first() == pair.last()) {
+        return refuse("a trust domain stands twice").at("trust_domains");
+    }
+    Ok(list)
+}
+
+fn revocations(source: &DataSource) -> Checked<Arc<[Revocations]>> {
+    match ca::parse_revocations(&data(source)?) {
+        Ok(lists) if lists.is_empty() => refuse("holds no revocation list"),
+        Ok(lists) => Ok(lists.into()),
+        Err(error) => refuse(format!("not PEM revocation lists: {error}")),
+    }
+}
+
+fn fixed(bytes: Option<Vec<u8>>) -> Checked<[u8; 32]> {
+    match bytes.and_then(|bytes| bytes.try_into().ok()) {
+        Some(sum) => Ok(sum),
+        None => refuse("not a SHA-256"),
+    }
+}
+
+/// Hexadecimal digits, with or without colons between the bytes.
+fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text
+        .bytes()
+        .filter(|byte| *byte != b':')
+        .map(|byte| {
+            char::from(byte)
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        })
+        .collect::<Option<_>>()?;
+    let pairs = digits.chunks(2).map(|pair| match pair {
+        [high, low] => Some(high << 4 | low),
+        _ => None,
+    });
+    pairs.collect()
+}
+
+fn base64(text: &str) -> Option<Vec<u8>> {
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
 }
 
 fn roots(source: &DataSource) -> Checked<Arc<RootCertStore>> {
@@ -242,7 +356,21 @@ fn certified(message: &pb::TlsCertificate) -> Checked<Arc<CertifiedKey>> {
     let key = PrivateKeyDer::from_pem_slice(&data(key).at("private_key")?)
         .or_else(|_| refuse("not an unencrypted PEM key").at("private_key"))?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    CertifiedKey::from_der(chain, key, &provider)
-        .map(Arc::new)
-        .or_else(|error| refuse(format!("the key does not fit the certificate: {error}")))
+    let key = provider
+        .key_provider
+        .load_private_key(key)
+        .or_else(|_| refuse("of an unsupported kind").at("private_key"))?;
+    let made = CertifiedKey::new(chain, key);
+    match is_pair(&made) {
+        true => Ok(Arc::new(made)),
+        false => refuse("the key does not fit the certificate"),
+    }
+}
+
+/// Whether the key is the leaf's. rustls' own comparison knows X.509 version 3 only; certificates of version 1,
+/// which `openssl x509 -req` makes without extensions, may be served (and are trusted by nobody who looks at names).
+fn is_pair(made: &CertifiedKey) -> bool {
+    let leaf = made.cert.first().and_then(crate::tls::key);
+    let own = made.key.public_key().map(|key| key.to_vec());
+    leaf.is_some() && leaf == own
 }

@@ -3,14 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use ca::Verifier;
 use rustls::client::Resumption;
-use rustls::crypto::CryptoProvider;
-use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::crypto::aws_lc_rs::kx_group;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion, version};
 use rustls_pki_types::ServerName;
 
-use super::verify::{Downstream, Upstream};
+use super::verify::Peers;
 use super::{
     CertificateSource, DownstreamTls, Fixed, Inputs, OwnCertificate, TlsClient, TlsContext,
     TlsError, TlsServer, UpstreamTls, Validation, ValidationSource,
@@ -31,20 +33,9 @@ pub fn server(
         .map_err(material)?;
     let builder = match validation(&tls.common, &inputs) {
         Some(validation) => {
-            let roots = validation.roots.clone().ok_or(TlsError::NoRoots)?;
-            let chain = WebPkiClientVerifier::builder_with_provider(roots, provider);
-            let chain = if tls.require_client_certificate {
-                chain
-            } else {
-                chain.allow_unauthenticated()
-            };
-            let chain = chain
-                .build()
-                .map_err(|error| TlsError::Material(error.to_string()))?;
-            builder.with_client_cert_verifier(Arc::new(Downstream {
-                chain,
-                names: validation.names,
-            }))
+            let peers = Peers::new(validation, false)?;
+            let verifier = Verifier::new(peers, tls.require_client_certificate);
+            builder.with_client_cert_verifier(Arc::new(verifier))
         }
         None if tls.require_client_certificate => return Err(TlsError::NoRoots),
         None => builder.with_no_client_auth(),
@@ -77,12 +68,7 @@ pub fn client(
 ) -> Result<TlsClient, TlsError> {
     let provider = provider(&tls.common);
     let validation = validation(&tls.common, &inputs).ok_or(TlsError::NoRoots)?;
-    let roots = validation.roots.ok_or(TlsError::NoRoots)?;
-    let verifier = Upstream {
-        roots,
-        names: validation.names,
-        provider: provider.clone(),
-    };
+    let verifier = Verifier::new(Peers::new(validation, tls.verifies_sni)?, true);
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions(&tls.common))
         .map_err(material)?
@@ -94,8 +80,11 @@ pub fn client(
         _ => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn(&tls.common);
-    config.resumption = Resumption::in_memory_sessions(SESSIONS);
-    config.enable_sni = !tls.sni.is_empty();
+    config.resumption = match tls.sessions {
+        0 => Resumption::disabled(),
+        sessions => Resumption::in_memory_sessions(sessions),
+    };
+    config.enable_sni = !tls.sni.is_empty() || tls.sni_of_host;
     let name = if tls.sni.is_empty() {
         ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     } else {
@@ -105,6 +94,7 @@ pub fn client(
     Ok(TlsClient {
         config: Arc::new(config),
         name,
+        sni_of_host: tls.sni_of_host,
         inputs,
     })
 }
@@ -124,8 +114,18 @@ fn validation(context: &TlsContext, inputs: &Inputs) -> Option<Validation> {
         ValidationSource::Secret(_) => inputs.validation.as_deref().cloned(),
         ValidationSource::Combined(default, _) => {
             let mut merged = inputs.validation.as_deref().cloned()?;
+            // As protobuf merges the secret into the default: its single fields win, lists add up.
             merged.roots = merged.roots.or_else(|| default.roots.clone());
             merged.names.extend(default.names.iter().cloned());
+            merged.certificates.extend(&default.certificates);
+            merged.keys.extend(&default.keys);
+            if merged.revocations.is_empty() {
+                merged.revocations = default.revocations.clone();
+            }
+            if merged.domains.is_empty() {
+                merged.domains = default.domains.clone();
+            }
+            merged.revocation_of_leaf_only |= default.revocation_of_leaf_only;
             Some(merged)
         }
     }
@@ -145,9 +145,18 @@ fn alpn(context: &TlsContext) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The provider with the configured TLS 1.2 suites; those of TLS 1.3 are fixed, AES-GCM first.
+/// The provider with the configured key exchanges and TLS 1.2 suites; the suites of TLS 1.3 are fixed, AES-GCM first.
 fn provider(context: &TlsContext) -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    if !context.curves.is_empty() {
+        let known = |name: &String| CURVES.iter().find(|(known, _)| known == name);
+        provider.kx_groups = context
+            .curves
+            .iter()
+            .filter_map(known)
+            .map(|(_, group)| *group)
+            .collect();
+    }
     if !context.ciphers.is_empty() {
         provider.cipher_suites.retain(|suite| {
             suite.tls13().is_some()
@@ -159,6 +168,14 @@ fn provider(context: &TlsContext) -> Arc<CryptoProvider> {
     }
     Arc::new(provider)
 }
+
+/// BoringSSL's names of the key exchanges rustls has; X25519MLKEM768 is offered first where none are configured.
+pub const CURVES: [(&str, &dyn SupportedKxGroup); 4] = [
+    ("X25519MLKEM768", kx_group::X25519MLKEM768),
+    ("X25519", kx_group::X25519),
+    ("P-256", kx_group::SECP256R1),
+    ("P-384", kx_group::SECP384R1),
+];
 
 /// OpenSSL's names of the suites rustls has.
 pub const SUITES: [(&str, rustls::CipherSuite); 6] = [

@@ -7,12 +7,13 @@ mod verify;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use rustls::RootCertStore;
 use rustls::server::ClientHello;
 use rustls::sign::CertifiedKey;
+use rustls::{CommonState, HandshakeKind, RootCertStore};
 use rustls_pki_types::ServerName;
 
-pub use build::{SUITES, client, server};
+pub use build::{CURVES, SUITES, client, server};
+pub(crate) use names::key;
 pub use names::{Names, names};
 
 use crate::matcher::StringMatch;
@@ -37,6 +38,12 @@ pub struct UpstreamTls {
     pub common: TlsContext,
     /// The server name sent; empty sends none.
     pub sni: String,
+    /// An endpoint's own host name is sent instead, where it has one.
+    pub sni_of_host: bool,
+    /// The server must be valid for the name that was sent.
+    pub verifies_sni: bool,
+    /// Sessions kept for resumption.
+    pub sessions: usize,
 }
 
 /// What both directions have in common.
@@ -48,6 +55,8 @@ pub struct TlsContext {
     pub tls13: bool,
     /// Cipher suites of TLS 1.2 by OpenSSL's names; empty takes the defaults.
     pub ciphers: Vec<String>,
+    /// Key exchanges by Envoy's names, in order of preference; empty takes the defaults.
+    pub curves: Vec<String>,
     /// ALPN names, in order of preference.
     pub alpn: Vec<String>,
     /// Our certificate.
@@ -87,9 +96,22 @@ pub enum ValidationSource {
 pub struct Validation {
     /// Roots; a context without any trusts nobody.
     pub roots: Option<Arc<RootCertStore>>,
+    /// Roots by SPIFFE trust domain, in lower case; any makes a SPIFFE id of the leaf the condition.
+    pub domains: Vec<(Arc<str>, Arc<RootCertStore>)>,
     /// One of the certificate's names must match one of these, unless there are none.
     pub names: Vec<NameMatch>,
+    /// SHA-256 of leaves; with `keys`, one of them all must be the peer's, unless there are none.
+    pub certificates: Vec<[u8; 32]>,
+    /// SHA-256 of leaves' public keys.
+    pub keys: Vec<[u8; 32]>,
+    /// Lists of revoked certificates; with any, every issuer needs one.
+    pub revocations: Arc<[Revocations]>,
+    /// Only the leaf's issuer needs one.
+    pub revocation_of_leaf_only: bool,
 }
+
+/// A certificate revocation list.
+pub type Revocations = webpki::CertRevocationList<'static>;
 
 /// A condition on a subject alternative name.
 #[derive(Debug, Clone)]
@@ -147,6 +169,8 @@ pub struct TlsClient {
     pub config: Arc<rustls::ClientConfig>,
     /// The server name.
     pub name: ServerName<'static>,
+    /// An endpoint's host name goes before it.
+    pub sni_of_host: bool,
     /// What it was made from.
     pub inputs: Inputs,
 }
@@ -172,6 +196,15 @@ pub enum TlsError {
     /// rustls refuses the material.
     #[error("TLS material: {0}")]
     Material(String),
+}
+
+// === impl Validation ===
+
+impl Validation {
+    /// Somebody could be trusted.
+    pub fn has_roots(&self) -> bool {
+        self.roots.is_some() || !self.domains.is_empty()
+    }
 }
 
 // === impl Inputs ===
@@ -218,6 +251,30 @@ fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
         (None, None) => true,
         _ => false,
     }
+}
+
+// === impl TlsClient ===
+
+impl TlsClient {
+    /// The server name for an endpoint with this host name, which may be empty.
+    pub fn name(&self, host: &str) -> ServerName<'static> {
+        let own = (self.sni_of_host && !host.is_empty())
+            .then(|| ServerName::try_from(host.to_owned()).ok())
+            .flatten();
+        own.unwrap_or_else(|| self.name.clone())
+    }
+}
+
+/// Whether a connection resumed a session of a peer whose certificate's time is over.
+///
+/// Resumption shows no certificate: roots, names and revocations are those the session began with, because sessions
+/// die with their configuration; time is the one thing that goes on.
+pub fn is_outlived(session: &CommonState) -> bool {
+    session.handshake_kind() == Some(HandshakeKind::Resumed)
+        && session
+            .peer_certificates()
+            .and_then(|chain| chain.first())
+            .is_some_and(|leaf| !names::is_current(leaf))
 }
 
 // === impl OwnCertificate ===

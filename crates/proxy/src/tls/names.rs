@@ -5,6 +5,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{NameKind, NameMatch};
+use crate::matcher::{Affix, StringMatch};
 
 /// The names of one certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +22,18 @@ pub struct Names {
     pub subject: String,
 }
 
-/// Reads the names; `None` for what is no certificate.
+/// The public key as SubjectPublicKeyInfo; `None` for what is no certificate.
+pub(crate) fn key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.public_key().raw.to_vec())
+}
+
+/// Whether the certificate's time is now.
+pub(super) fn is_current(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.validity().is_valid())
+}
+
+/// Reads the names; `None` for what is no certificate, and for one with a name that other readers would cut short.
 pub fn names(certificate: &CertificateDer<'_>) -> Option<Names> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let mut names = Names {
@@ -41,7 +53,9 @@ pub fn names(certificate: &CertificateDer<'_>) -> Option<Names> {
             _ => {}
         }
     }
-    Some(names)
+    let mut all = names.uris.iter().chain(&names.dns).chain(&names.emails);
+    let is_clean = all.all(|name| name.bytes().all(|byte| byte.is_ascii_graphic()));
+    is_clean.then_some(names)
 }
 
 fn address(bytes: &[u8]) -> Option<String> {
@@ -51,6 +65,21 @@ fn address(bytes: &[u8]) -> Option<String> {
     <[u8; 16]>::try_from(bytes)
         .ok()
         .map(|v6| std::net::Ipv6Addr::from(v6).to_string())
+}
+
+/// Whether a DNS name, which may be a wildcard, is what is wanted.
+fn covers(name: &str, wanted: &StringMatch) -> bool {
+    if wanted.matches(name) {
+        return true;
+    }
+    // RFC 6125 §6.4.3: `*` stands for one whole label, the leftmost.
+    let (Some(parent), StringMatch::Exact(wanted) | StringMatch::NoCase(Affix::Whole, wanted)) =
+        (name.strip_prefix("*."), wanted)
+    else {
+        return false;
+    };
+    let split = wanted.split_once('.');
+    split.is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent))
 }
 
 impl Names {
@@ -71,7 +100,9 @@ impl Names {
     pub fn satisfy(&self, conditions: &[NameMatch]) -> bool {
         conditions.iter().any(|condition| {
             let names = match condition.kind {
-                NameKind::Dns => &self.dns,
+                NameKind::Dns => {
+                    return self.dns.iter().any(|name| covers(name, &condition.matcher));
+                }
                 NameKind::Uri => &self.uris,
                 NameKind::Email => &self.emails,
                 NameKind::Ip => &self.ips,

@@ -1,33 +1,116 @@
-//! Verifiers of both directions: the chain by webpki, then the names as the configuration wants them.
+//! Whom the configuration trusts: the chain, pinned certificates and keys, then the names.
 
-use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use ca::{Chain, Judge, Presented, fingerprint};
+use rustls::client::verify_server_name;
 use rustls::server::ParsedCertificate;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    SignatureScheme,
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, Error, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName};
 
-use super::NameMatch;
-use super::names::names;
+use super::names::{Names, key, names};
+use super::{NameMatch, TlsError, Validation};
 
-/// Verifies an upstream's certificate.
-pub(super) struct Upstream {
-    pub(super) roots: Arc<RootCertStore>,
-    pub(super) names: Vec<NameMatch>,
-    pub(super) provider: Arc<CryptoProvider>,
+/// The judge of a validation context.
+#[derive(Debug)]
+pub(super) struct Peers {
+    chains: Chains,
+    names: Vec<NameMatch>,
+    certificates: Vec<[u8; 32]>,
+    keys: Vec<[u8; 32]>,
+    /// A server must also be valid for the server name that was sent.
+    by_server_name: bool,
 }
 
-/// Verifies a client's certificate: rustls' own verifier, then the names.
-pub(super) struct Downstream {
-    pub(super) chain: Arc<dyn ClientCertVerifier>,
-    pub(super) names: Vec<NameMatch>,
+#[derive(Debug)]
+enum Chains {
+    One(Chain),
+    /// By trust domain.
+    Domains(Vec<(Arc<str>, Chain)>),
+}
+
+impl Peers {
+    pub(super) fn new(validation: Validation, by_server_name: bool) -> Result<Peers, TlsError> {
+        let lists = validation.revocations;
+        let chain = |roots: Arc<RootCertStore>| {
+            Chain::new(roots).with_revocations(lists.clone(), validation.revocation_of_leaf_only)
+        };
+        let chains = match (validation.domains.as_slice(), validation.roots) {
+            ([], None) => return Err(TlsError::NoRoots),
+            ([], Some(roots)) => Chains::One(chain(roots)),
+            (domains, _) => {
+                let domains = domains.iter();
+                Chains::Domains(
+                    domains
+                        .map(|(name, roots)| (name.clone(), chain(roots.clone())))
+                        .collect(),
+                )
+            }
+        };
+        Ok(Peers {
+            chains,
+            names: validation.names,
+            certificates: validation.certificates,
+            keys: validation.keys,
+            by_server_name,
+        })
+    }
+
+    /// One of the pinned certificates or keys, if any is pinned.
+    fn is_pinned(&self, leaf: &CertificateDer<'_>) -> bool {
+        if self.certificates.is_empty() && self.keys.is_empty() {
+            return true;
+        }
+        self.certificates.contains(&fingerprint(leaf))
+            || key(leaf).is_some_and(|key| self.keys.contains(&fingerprint(&key)))
+    }
+
+    fn chain(&self, leaf: &CertificateDer<'_>) -> Result<&Chain, Error> {
+        let domains = match &self.chains {
+            Chains::One(chain) => return Ok(chain),
+            Chains::Domains(domains) => domains,
+        };
+        let found = names(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let domain = trust_domain(&found);
+        domains
+            .iter()
+            .find(|(name, _)| Some(&**name) == domain.as_deref())
+            .map(|(_, chain)| chain)
+            .ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    }
+}
+
+/// The trust domain of the one SPIFFE id, in lower case.
+fn trust_domain(names: &Names) -> Option<String> {
+    let [uri] = names.uris.as_slice() else {
+        return None;
+    };
+    let rest = uri.strip_prefix("spiffe://")?;
+    let (domain, _) = rest.split_once('/')?;
+    Some(domain.to_ascii_lowercase())
+}
+
+impl Judge for Peers {
+    fn judge(&self, presented: &Presented<'_>) -> Result<(), Error> {
+        let Presented {
+            leaf,
+            intermediates,
+            ..
+        } = presented;
+        self.chain(leaf)?
+            .verify(presented.purpose, leaf, intermediates, presented.now)?;
+        if !self.is_pinned(leaf) {
+            return Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            ));
+        }
+        if self.by_server_name
+            && let Some(name @ ServerName::DnsName(_)) = presented.server_name
+        {
+            verify_server_name(&ParsedCertificate::try_from(*leaf)?, name)?;
+        }
+        check_names(leaf, &self.names)
+    }
 }
 
 fn check_names(certificate: &CertificateDer<'_>, wanted: &[NameMatch]) -> Result<(), Error> {
@@ -41,125 +124,5 @@ fn check_names(certificate: &CertificateDer<'_>, wanted: &[NameMatch]) -> Result
         Ok(())
     } else {
         Err(Error::InvalidCertificate(CertificateError::NotValidForName))
-    }
-}
-
-impl ServerCertVerifier for Upstream {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
-        check_names(end_entity, &self.names)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for Downstream {
-    fn client_auth_mandatory(&self) -> bool {
-        self.chain.client_auth_mandatory()
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .chain
-            .verify_client_cert(end_entity, intermediates, now)?;
-        check_names(end_entity, &self.names)?;
-        Ok(verified)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain
-            .verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain
-            .verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-}
-
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
-            .field("names", &self.names)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Downstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Downstream")
-            .field("names", &self.names)
-            .finish_non_exhaustive()
     }
 }

@@ -17,6 +17,9 @@ use crate::support::{Http, eventually};
 /// What a flood may cost in resident memory; the attacks below try for hundreds of megabytes.
 const MEMORY: usize = 64 << 20;
 
+/// Held by the tests that measure: they must not measure one another.
+static MEASURING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
@@ -179,6 +182,7 @@ async fn resets_that_the_client_provokes_end_the_connection() {
 async fn endless_header_blocks_are_cut_off() {
     let backend = Recorder::new().await;
     let pair = pair(backend.address, Http::One);
+    let _measuring = MEASURING.lock().await;
     let before = resident();
     let large = block(&[("x", &"a".repeat(16_000))]);
     for (name, payload) in [("empty", vec![]), ("one byte", vec![0x82]), ("full", large)] {
@@ -213,6 +217,7 @@ async fn endless_header_blocks_are_cut_off() {
 async fn a_small_block_that_unfolds_is_refused() {
     let backend = Recorder::new().await;
     let pair = pair(backend.address, Http::One);
+    let _measuring = MEASURING.lock().await;
     let before = resident();
     let mut raw = Raw::connect(pair.front).await;
     // One entry of 4000 bytes in the table, then references to it at a byte each: 16 KiB become 60 MiB.
@@ -275,6 +280,7 @@ async fn many_small_headers_count() {
 async fn frames_without_content_end_the_connection_or_cost_nothing() {
     let backend = Recorder::new().await;
     let pair = pair(backend.address, Http::One);
+    let _measuring = MEASURING.lock().await;
     let before = resident();
     let empty_data = frame(DATA, 0, 1, &[]);
     let padded = frame(DATA, 8, 1, &[0]);
@@ -326,6 +332,7 @@ async fn answers_nobody_reads_are_not_kept() {
         }
     });
     let pair = pair(address, Http::Two);
+    let _measuring = MEASURING.lock().await;
     let before = resident();
     let mut raws = Vec::new();
     for window in [0, 0x7fff_ffff] {

@@ -31,10 +31,10 @@ message!(UPSTREAM_TLS, "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsCon
     1 common_tls_context: into COMMON_TLS,
     2 sni: take,
     3 allow_renegotiation: zero "never",
-    4 max_session_keys: ignore "sessions live with their configuration",
+    4 max_session_keys: take,
     5 enforce_rsa_key_usage: ignore "checked by the verifier",
-    6 auto_host_sni: refuse,
-    7 auto_sni_san_validation: refuse,
+    6 auto_host_sni: take,
+    7 auto_sni_san_validation: take,
 });
 
 message!(COMMON_TLS, "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext", {
@@ -66,7 +66,7 @@ message!(TLS_PARAMETERS, "envoy.extensions.transport_sockets.tls.v3.TlsParameter
     1 tls_minimum_protocol_version: take,
     2 tls_maximum_protocol_version: take,
     3 cipher_suites: take,
-    4 ecdh_curves: ignore "X25519MLKEM768, X25519, P-256, P-384",
+    4 ecdh_curves: take,
     5 signature_algorithms: refuse,
     6 compliance_policies: refuse,
 });
@@ -85,21 +85,37 @@ message!(TLS_CERTIFICATE, "envoy.extensions.transport_sockets.tls.v3.TlsCertific
 
 message!(VALIDATION, "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext", {
     1 trusted_ca: into DATA_SOURCE,
-    2 verify_certificate_hash: refuse,
-    3 verify_certificate_spki: refuse,
+    2 verify_certificate_hash: take,
+    3 verify_certificate_spki: take,
     6 require_signed_certificate_timestamp: refuse,
-    7 crl: refuse,
+    7 crl: into DATA_SOURCE,
     8 allow_expired_certificate: refuse,
     9 match_subject_alt_names: refuse,
     10 trust_chain_verification: zero "always verified",
     11 watched_directory: refuse,
-    12 custom_validator_config: refuse,
+    12 custom_validator_config: into VALIDATOR,
     13 ca_certificate_provider_instance: refuse,
-    14 only_verify_leaf_cert_crl: refuse,
+    14 only_verify_leaf_cert_crl: take,
     15 match_typed_subject_alt_names: each SAN_MATCHER,
     16 max_verify_depth: ignore "bounded by the verifier",
     17 system_root_certs: refuse,
     18 suppress_client_ca_list: ignore "no list is sent",
+});
+
+message!(VALIDATOR, "envoy.config.core.v3.TypedExtensionConfig", {
+    1 name: take,
+    2 typed_config: any SPIFFE_VALIDATOR,
+});
+
+message!(SPIFFE_VALIDATOR, "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig", {
+    1 trust_domains: each SPIFFE_TRUST_DOMAIN,
+    2 trust_bundles: refuse,
+});
+
+message!(SPIFFE_TRUST_DOMAIN, "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig.TrustDomain", {
+    1 name: take,
+    2 trust_bundle: into DATA_SOURCE,
+    3 workload_trust_domain: refuse,
 });
 
 message!(SAN_MATCHER, "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher", {
