@@ -114,7 +114,7 @@ impl AccessLog {
         if let Some(sender) = &self.sender
             && sender.try_send(line).is_err()
         {
-            self.stats.log_dropped.increment();
+            self.stats.server.log_dropped.increment();
         }
     }
 }

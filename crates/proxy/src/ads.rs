@@ -69,7 +69,7 @@ impl Ads {
             }
             self.heard = false;
             let ended = self.follow(&plane).await;
-            self.shared.stats.connected.set(0);
+            self.shared.stats.server.connected.set(0);
             if self.heard {
                 failures = 0;
             }
@@ -136,8 +136,8 @@ impl Ads {
         S: Stream<Item = Result<Response, tonic::Status>>,
     {
         let mut incoming = std::pin::pin!(incoming);
-        self.shared.stats.connected.set(1);
-        self.shared.stats.streams.increment();
+        self.shared.stats.server.connected.set(1);
+        self.shared.stats.server.streams.increment();
         info!("xDS stream open");
         let mut waiting = 0;
         loop {

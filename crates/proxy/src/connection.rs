@@ -17,7 +17,7 @@ use crate::listener::{Chain, Listener, NetworkFilter, Terminal};
 use crate::net::{Socket, Stream, canonical, original_destination};
 use crate::rbac::Peer;
 use crate::reason::Reason;
-use crate::stats::ListenerStats;
+use crate::stats::{HttpStats, ListenerStats};
 use crate::tls::{is_outlived, names};
 use crate::worker::Worker;
 use crate::{http, tcp};
@@ -86,8 +86,10 @@ pub async fn serve(
         }
         Err(reason) => reason,
     };
-    if refused == Reason::NoFilterChain {
-        stats.no_filter_chain.increment();
+    match refused {
+        Reason::NoFilterChain => stats.no_filter_chain.increment(),
+        Reason::InspectionTimeout => stats.inspection_timeouts.increment(),
+        _ => {}
     }
     log_refusal(refused, &arrival, &listener, &worker);
 }
@@ -268,7 +270,20 @@ impl Connection {
         }
     }
 
+    /// The counters of the chain's connection manager.
+    pub fn http_stats(&self) -> &HttpStats {
+        let chain = &self.chain;
+        chain.http_stats.get_or_init(|| {
+            let prefix = match &chain.terminal {
+                Terminal::Http(manager) => &manager.stat_prefix,
+                Terminal::Tcp(proxy) => &proxy.stat_prefix,
+            };
+            self.worker.shared.stats.http(prefix)
+        })
+    }
+
     fn refuse(&self, reason: Reason, policy: Option<Arc<str>>) {
+        self.worker.shared.stats.refuse(reason);
         let row = reason.row();
         tracing::debug!(chain = %self.chain.name, source = %self.source, reason = row.details, "connection refused");
         let mut line = self.line();
@@ -283,6 +298,7 @@ impl Connection {
 }
 
 fn log_refusal(reason: Reason, arrival: &Arrival, listener: &Listener, worker: &Worker) {
+    worker.shared.stats.refuse(reason);
     let row = reason.row();
     let destination = arrival.destination;
     tracing::debug!(listener = %listener.name, %destination, reason = row.details, "connection refused");

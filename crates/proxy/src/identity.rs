@@ -40,14 +40,13 @@ pub async fn keep(
         let wait = match requested {
             Ok((certificate, not_after)) => {
                 own.replace(certificate);
-                stats.certificates.increment();
+                stats.server.certificates.increment();
                 failures = 0;
                 let left = not_after
                     .duration_since(SystemTime::now())
                     .unwrap_or_default();
-                stats
-                    .certificate_seconds
-                    .set(i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
+                let days = i64::try_from(left.as_secs() / 86_400).unwrap_or(i64::MAX);
+                stats.server.certificate_days.set(days);
                 let wait = renewal(left, roll());
                 info!(valid_for = ?left, renewed_in = ?wait, "certificate received");
                 wait

@@ -1,7 +1,7 @@
 //! A listener's configuration: addresses, inspection, chains and their filters.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -12,6 +12,7 @@ use crate::chain::ChainTable;
 use crate::http::filters::Filter;
 use crate::rbac::Rbac;
 use crate::route::RouteTable;
+use crate::stats::HttpStats;
 use crate::tls::{DownstreamTls, TlsServer};
 
 /// A listener.
@@ -19,6 +20,8 @@ use crate::tls::{DownstreamTls, TlsServer};
 pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
+    /// Its name in statistics: the address with underscores, or what the configuration says.
+    pub stat_name: Arc<str>,
     /// Where it listens; a `true` takes IPv4 on an IPv6 socket too.
     pub addresses: Vec<(SocketAddr, bool)>,
     /// Backlog of the sockets.
@@ -90,6 +93,8 @@ pub struct Chain {
     pub terminal: Terminal,
     /// Turns true when the chain leaves the configuration: its connections drain.
     pub drain: watch::Sender<bool>,
+    /// The counters of its connection manager, from its first connection on.
+    pub http_stats: OnceLock<Arc<HttpStats>>,
 }
 
 /// A network filter.
@@ -111,6 +116,8 @@ pub enum Terminal {
 /// The TCP proxy.
 #[derive(Debug)]
 pub struct TcpProxy {
+    /// Its name in statistics.
+    pub stat_prefix: Arc<str>,
     /// Where to.
     pub target: crate::route::Target,
     /// Without a byte in either direction.
@@ -122,6 +129,8 @@ pub struct TcpProxy {
 /// The HTTP connection manager.
 #[derive(Debug)]
 pub struct HttpManager {
+    /// Its name in statistics.
+    pub stat_prefix: Arc<str>,
     /// Which HTTP.
     pub codec: Codec,
     /// Where routes come from.

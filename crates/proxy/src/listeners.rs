@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Type};
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::connection::serve;
-use crate::listener::Listener;
+use crate::listener::{Direction, Listener};
 use crate::snapshot::Snapshot;
 use crate::worker::{Shared, Worker};
 
@@ -29,6 +29,8 @@ pub struct Listeners {
     open: BTreeMap<Arc<str>, Open>,
     /// Bindings that failed are tried again.
     failed: bool,
+    /// Directions that listen no more.
+    stopped: Vec<Direction>,
 }
 
 struct Open {
@@ -53,6 +55,7 @@ impl Listeners {
             workers: Arc::new(workers),
             open: BTreeMap::new(),
             failed: false,
+            stopped: Vec::new(),
         }
     }
 
@@ -70,6 +73,9 @@ impl Listeners {
             info!(listener = %name, "listener closed");
         }
         for (name, listener) in &snapshot.listeners {
+            if self.stopped.contains(&listener.direction) {
+                continue;
+            }
             match self.open.get(name) {
                 Some(open) if open.addresses == listener.addresses => {
                     open.current.store(listener.clone())
@@ -95,9 +101,19 @@ impl Listeners {
             .collect()
     }
 
-    /// Closes all sockets; connections live on.
-    pub fn close(&mut self) {
-        self.open.clear();
+    /// Closes the sockets of listeners in these directions for good; connections live on.
+    pub fn stop(&mut self, closes: impl Fn(Direction) -> bool) {
+        self.open
+            .retain(|_, open| !closes(open.current.load().direction));
+        for direction in [
+            Direction::Unspecified,
+            Direction::Inbound,
+            Direction::Outbound,
+        ] {
+            if closes(direction) && !self.stopped.contains(&direction) {
+                self.stopped.push(direction);
+            }
+        }
     }
 
     fn open(&mut self, name: &Arc<str>, listener: &Arc<Listener>) {
@@ -187,10 +203,13 @@ impl Accepting {
     /// Hands a connection to the worker with the fewest.
     fn take(&self, stream: tokio::net::TcpStream, source: SocketAddr) {
         let listener = self.current.load_full();
-        let stats = self.shared.stats.listener(&listener.name);
+        let stats = self.shared.stats.listener(&listener.stat_name);
         stats.connections.increment();
         let Some(place) = self.shared.enter() else {
-            return; // At the limit: closing at once is the cheapest refusal.
+            // At the limit: closing at once is the cheapest refusal.
+            stats.global_overflow.increment();
+            self.shared.stats.server.connections_refused.increment();
+            return;
         };
         let least = self
             .workers
@@ -209,9 +228,12 @@ impl Accepting {
         let own = index == 0;
         let task = move |stream| async move {
             let _place = place;
+            let begun = Instant::now();
             stats.connections_active.add(1);
             serve(stream, source, listener, stats.clone(), worker).await;
             stats.connections_active.add(-1);
+            stats.connections_closed.increment();
+            stats.connection_time.record(begun.elapsed());
             if let Some((_, count)) = workers.get(index) {
                 count.fetch_sub(1, Ordering::Relaxed);
             }

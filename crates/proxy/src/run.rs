@@ -22,7 +22,7 @@ use crate::settings::{Settings, XdsMode};
 use crate::snapshot::Builder;
 use crate::stats::Stats;
 use crate::tls::OwnCertificate;
-use crate::worker::Shared;
+use crate::worker::{Phase, Shared};
 use crate::{identity, probes};
 
 /// Descriptors kept for the control plane, the administration, listeners and the log.
@@ -37,7 +37,8 @@ pub type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 pub fn run(settings: Settings, set_level: SetLevel) -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let stats = Arc::new(Stats::default());
-    let log = if settings.no_access_log {
+    // With a bootstrap file, listeners say what is logged.
+    let log = if settings.no_access_log || settings.bootstrap.is_some() {
         AccessLog::off(stats.clone())
     } else {
         AccessLog::stdout(stats.clone())?
@@ -134,12 +135,31 @@ async fn supervise(
         ended = &mut keeping => anyhow::bail!("the certificate task ended: {ended:?}"),
         ended = &mut following => anyhow::bail!("the xDS task ended: {ended:?}"),
     }
-    // Nothing new is applied from here on: a push must not open the ports again.
-    following.abort();
-    keeping.abort();
-    listeners.lock().close();
-    shared.drain.send_replace(true);
-    drain(&shared, settings.drain()).await;
+    let end = Instant::now() + settings.drain();
+    let again = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        warn!("told to stop again: stops at once");
+    };
+    let leaving = async {
+        if !*quitting.borrow() {
+            // Endpoints and certificates go on changing meanwhile.
+            shared.enter_phase(Phase::Draining);
+            tokio::time::sleep(settings.grace()).await;
+        }
+        // Nothing new is applied from here on: a push must not open the ports again.
+        following.abort();
+        keeping.abort();
+        listeners.lock().stop(|_| true);
+        shared.enter_phase(Phase::Closing);
+        drain(&shared, end).await;
+    };
+    tokio::select! {
+        () = leaving => {}
+        () = again => {}
+    }
     Ok(())
 }
 
@@ -187,8 +207,7 @@ async fn keep(settings: Settings, plane: Option<Arc<ControlPlane>>, shared: Arc<
 }
 
 /// Waits until the last connection is gone or the time is up.
-async fn drain(shared: &Shared, limit: Duration) {
-    let end = Instant::now() + limit;
+async fn drain(shared: &Shared, end: Instant) {
     while shared.connections() > 0 {
         if Instant::now() >= end {
             warn!(connections = shared.connections(), "time to drain is up");

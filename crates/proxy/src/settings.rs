@@ -82,6 +82,9 @@ pub struct Settings {
     /// Seconds that open requests get once the proxy is told to stop.
     #[arg(long, env = "OSM_PROXY_DRAIN_SECONDS", default_value_t = 15)]
     pub drain_seconds: u64,
+    /// Seconds of those in which new connections are still taken: clients learn only by and by that we go.
+    #[arg(long, env = "OSM_PROXY_DRAIN_GRACE_SECONDS", default_value_t = 5)]
+    pub drain_grace_seconds: u64,
     /// No access log.
     #[arg(long, env = "OSM_PROXY_NO_ACCESS_LOG")]
     pub no_access_log: bool,
@@ -198,6 +201,11 @@ impl Settings {
     /// The probes.
     pub fn probes(&self) -> anyhow::Result<Vec<Probe>> {
         serde_json::from_str(&self.probes).map_err(|error| anyhow::anyhow!("OSM_PROBES: {error}"))
+    }
+
+    /// How long new connections are still taken.
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.drain_grace_seconds.min(self.drain_seconds))
     }
 
     /// How long open requests get.

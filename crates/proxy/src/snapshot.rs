@@ -172,6 +172,7 @@ fn keep_chains(new: &Arc<Listener>, old: Option<&Arc<Listener>>) -> Arc<Listener
     };
     Arc::new(Listener {
         name: new.name.clone(),
+        stat_name: new.stat_name.clone(),
         addresses: new.addresses.clone(),
         backlog: new.backlog,
         direction: new.direction,

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -94,6 +95,7 @@ pub async fn connect(chosen: &Chosen, needed: bool) -> Result<(Stream, Connected
     let limit = cluster.config.connect_timeout;
     let stats = &cluster.stats;
     stats.connections.increment();
+    let begun = Instant::now();
     endpoint.stats.connections.increment();
     let opened = match timeout(limit, open(cluster, endpoint)).await {
         Ok(opened) => opened,
@@ -105,6 +107,7 @@ pub async fn connect(chosen: &Chosen, needed: bool) -> Result<(Stream, Connected
     match opened {
         Ok(stream) => {
             stats.connections_active.add(1);
+            stats.connect_time.record(begun.elapsed());
             let connected = Connected {
                 stats: stats.clone(),
                 _slot: slot,

@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -24,10 +25,24 @@ pub struct Shared {
     pub log: AccessLog,
     /// The proxy's own certificate.
     pub own: Arc<OwnCertificate>,
-    /// Turns true when the proxy is to stop: connections finish what they are at.
+    /// Turns true when connections are to end: idle ones at once, others when they have finished what they are at.
+    /// Before that, in [`Phase::Draining`], a connection leaves after its next response ([`Shared::is_draining`]).
     pub drain: watch::Sender<bool>,
+    /// When the proxy started.
+    pub started: Instant,
+    draining: AtomicBool,
+    unhealthy: AtomicBool,
     connections: AtomicUsize,
     connection_limit: usize,
+}
+
+/// The way to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Not ready any more; new connections are still taken, since clients learn of it only by and by.
+    Draining,
+    /// No new connections; the open ones end.
+    Closing,
 }
 
 /// One worker: an event loop on a thread of its own.
@@ -57,6 +72,9 @@ impl Shared {
             log,
             own,
             drain: watch::Sender::new(false),
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            unhealthy: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             connection_limit,
         }
@@ -69,6 +87,24 @@ impl Shared {
             return None;
         }
         Some(Place(self.clone()))
+    }
+
+    /// Goes on towards the end; there is no way back.
+    pub fn enter_phase(&self, phase: Phase) {
+        self.draining.store(true, Ordering::Relaxed);
+        if phase == Phase::Closing {
+            self.drain.send_replace(true);
+        }
+    }
+
+    /// Fails the health check, or lets it pass again.
+    pub fn fail_health(&self, fail: bool) {
+        self.unhealthy.store(fail, Ordering::Relaxed);
+    }
+
+    /// Whether clients are to leave: HTTP/1 responses carry `Connection: close`, HTTP/2 connections get a GOAWAY.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed) || self.unhealthy.load(Ordering::Relaxed)
     }
 
     /// Connections open now.

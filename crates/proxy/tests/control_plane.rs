@@ -298,7 +298,7 @@ async fn follows(mode: Mode) {
 
     runtime.shutdown_background();
     eventually("the stream has ended", async || {
-        shared.stats.connected.get() == 0
+        shared.stats.server.connected.get() == 0
     })
     .await;
     assert!(

@@ -56,6 +56,7 @@ pub(super) fn manager(
     let common = message.common_http_protocol_options.as_ref();
     let (server_name, server_header) = server_header(message)?;
     Ok(HttpManager {
+        stat_prefix: message.stat_prefix.as_str().into(),
         codec,
         routes,
         filters,

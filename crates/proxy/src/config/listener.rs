@@ -1,7 +1,7 @@
 //! Listeners and filter chains from protobuf.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -64,6 +64,7 @@ pub(super) fn listener(message: pb::Listener, context: &mut Context) -> Checked<
     }
     let mut listener = Listener {
         name: message.name.as_str().into(),
+        stat_name: stat_name(&message, &addresses),
         addresses,
         backlog: message.tcp_backlog_size.map_or(BACKLOG, |size| size.value),
         direction,
@@ -92,6 +93,14 @@ pub(super) fn listener(message: pb::Listener, context: &mut Context) -> Checked<
         listener_filter(filter, &mut listener)
     })?;
     Ok(listener)
+}
+
+/// Envoy's: the first address, its colons as underscores.
+fn stat_name(message: &pb::Listener, addresses: &[(SocketAddr, bool)]) -> Arc<str> {
+    match (message.stat_prefix.as_str(), addresses.first()) {
+        ("", Some((address, _))) => address.to_string().replace(':', "_").into(),
+        (prefix, _) => prefix.into(),
+    }
 }
 
 fn address(message: Option<&Address>) -> Checked<(SocketAddr, bool)> {
@@ -208,6 +217,7 @@ fn chain(message: &pb::FilterChain, context: &mut Context) -> Checked<Chain> {
             .and_then(|any| terminal(any, context).at("typed_config"))
             .at(format_args!("filters[{position}]"))?,
         drain: watch::Sender::new(false),
+        http_stats: OnceLock::new(),
     })
 }
 
@@ -284,6 +294,7 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
         None => return refuse("cluster or weighted_clusters is needed"),
     };
     Ok(TcpProxy {
+        stat_prefix: message.stat_prefix.as_str().into(),
         target,
         idle_timeout: limit(message.idle_timeout.as_ref(), Some(TCP_IDLE)).at("idle_timeout")?,
         connect_attempts: message

@@ -29,7 +29,7 @@ impl Exchange {
     /// A request begins.
     pub fn new(http: &Arc<HttpConnection>) -> Exchange {
         http.begin();
-        let stats = &http.connection.stats;
+        let stats = http.connection.http_stats();
         stats.requests.increment();
         stats.requests_active.add(1);
         let mut line = Box::new(http.connection.line());
@@ -88,9 +88,12 @@ impl Exchange {
     /// The reply's status is known.
     pub fn replied(&mut self, status: StatusCode) {
         self.line.response_code = status.as_u16();
-        self.http.connection.stats.classes.count(status);
+        self.http.connection.http_stats().completed.increment();
+        self.http.connection.http_stats().classes.count(status);
         if let Some(chosen) = &self.upstream {
             chosen.cluster.stats.classes.count(status);
+            chosen.cluster.stats.completed.increment();
+            chosen.cluster.stats.time.record(self.started.elapsed());
         }
     }
 
@@ -107,6 +110,7 @@ impl Exchange {
     /// It failed for this reason, or was refused.
     pub fn fail(&mut self, reason: Reason) {
         let row = reason.row();
+        self.http.connection.worker.shared.stats.refuse(reason);
         self.failed = Some(reason);
         self.line.response_flags = row.flag;
         self.line.blame = Some(row.blame.as_str());
@@ -126,7 +130,12 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.http.end();
-        self.http.connection.stats.requests_active.add(-1);
+        self.http
+            .connection
+            .http_stats()
+            .time
+            .record(self.started.elapsed());
+        self.http.connection.http_stats().requests_active.add(-1);
         if let Some(chosen) = &self.upstream {
             chosen.cluster.stats.requests_active.add(-1);
         }

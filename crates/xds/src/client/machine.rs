@@ -23,6 +23,8 @@ pub struct Entry<T> {
     pub value: Arc<T>,
     /// What it needs.
     pub references: Vec<Reference>,
+    /// When it was accepted.
+    pub updated: Instant,
 }
 
 impl<T> Clone for Entry<T> {
@@ -32,6 +34,7 @@ impl<T> Clone for Entry<T> {
             any: self.any.clone(),
             value: self.value.clone(),
             references: self.references.clone(),
+            updated: self.updated,
         }
     }
 }
@@ -151,6 +154,7 @@ impl<T> Machine<T> {
             any: Arc::new(any),
             value: Arc::new(parsed.value),
             references: parsed.references,
+            updated: now,
         };
         let deadline = now + self.limits.warming;
         let state = self.state_mut(kind);
@@ -246,6 +250,22 @@ impl<T> Machine<T> {
             .collect()
     }
 
+    /// The same with the resources themselves.
+    pub fn warming_entries(&self, kind: Kind) -> Vec<(&Arc<str>, &Entry<T>, Vec<Reference>)> {
+        let warming = self.state(kind).warming.iter();
+        warming
+            .map(|(name, warming)| {
+                let missing = self.missing(&warming.entry.references);
+                (name, &warming.entry, missing)
+            })
+            .collect()
+    }
+
+    /// The version of the last response that was taken whole.
+    pub fn version(&self, kind: Kind) -> &str {
+        &self.state(kind).version
+    }
+
     /// Counters and last refusals of a kind.
     pub fn status(&self, kind: Kind) -> &TypeStatus {
         &self.state(kind).status
@@ -313,6 +333,7 @@ impl<T> Machine<T> {
             any: Arc::new(any),
             value: Arc::new(parsed.value),
             references: parsed.references,
+            updated: now,
         };
         let state = self.state_mut(kind);
         state.absent.remove(&name);

@@ -7,7 +7,7 @@ use super::route::{HEADER_MATCHER, ROUTE_CONFIGURATION};
 
 message!(HTTP_CONNECTION_MANAGER, "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", {
     1 codec_type: take,
-    2 stat_prefix: ignore "names of statistics are our own",
+    2 stat_prefix: take,
     3 rds: into RDS,
     4 route_config: into ROUTE_CONFIGURATION,
     5 http_filters: each HTTP_FILTER,

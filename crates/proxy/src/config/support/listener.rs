@@ -31,7 +31,7 @@ message!(LISTENER, "envoy.config.listener.v3.Listener", {
     25 default_filter_chain: into FILTER_CHAIN,
     26 bind_to_port: zero "only true is supported",
     27 internal_listener: refuse,
-    28 stat_prefix: ignore "names of statistics are our own",
+    28 stat_prefix: take,
     29 enable_reuse_port: ignore "one acceptor",
     30 enable_mptcp: refuse,
     31 ignore_global_conn_limit: zero "the global limit holds",
@@ -121,7 +121,7 @@ message!(
 );
 
 message!(TCP_PROXY, "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", {
-    1 stat_prefix: ignore "names of statistics are our own",
+    1 stat_prefix: take,
     2 cluster: take,
     3 downstream_idle_timeout: refuse,
     4 upstream_idle_timeout: refuse,

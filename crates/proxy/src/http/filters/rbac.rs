@@ -22,7 +22,7 @@ pub(super) fn request(
         return Ok(None);
     };
     let verdict = rules.decide(&context.connection.peer, Some(&context.view()));
-    let stats = &context.connection.stats;
+    let stats = context.connection.http_stats();
     if verdict.allowed {
         stats.rbac_allowed.increment();
         return Ok(None);
