@@ -140,7 +140,8 @@ impl Affix {
     }
 }
 
-fn compile(pattern: &str) -> Result<Regex, String> {
+/// A regular expression in RE2's syntax, bounded in size.
+pub fn compile(pattern: &str) -> Result<Regex, String> {
     RegexBuilder::new(pattern)
         .size_limit(REGEX_BYTES)
         .dfa_size_limit(REGEX_BYTES)

@@ -28,7 +28,7 @@ use super::{
 use crate::chain::{ChainMatch, ChainTable, SourceKind};
 use crate::http::filters::overrides::Overrides;
 use crate::listener::{Chain, Direction, Listener, NetworkFilter, Predicate, TcpProxy, Terminal};
-use crate::route::{Edits, Target, WeightedCluster};
+use crate::route::{Edits, Lot, Target, WeightedCluster};
 use crate::tls::DownstreamTls;
 
 /// Envoy waits 15 s for inspectors; so long a wait makes server-first protocols unusable, 200 ms do not.
@@ -275,7 +275,9 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
                 .iter()
                 .map(|cluster| WeightedCluster {
                     name: cluster.name.as_str().into(),
+                    header: None,
                     weight: cluster.weight,
+                    host: None,
                     edits: Edits::default(),
                     overrides: Overrides::default(),
                 })
@@ -284,7 +286,11 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
                 .iter()
                 .try_fold(0u32, |sum, cluster| sum.checked_add(cluster.weight));
             match total {
-                Some(total) if total > 0 => Target::Weighted { total, clusters },
+                Some(total) if total > 0 => Target::Weighted {
+                    total,
+                    clusters,
+                    by: Lot::Random,
+                },
                 _ => {
                     return refuse("the weights must sum to a positive 32-bit number")
                         .at("weighted_clusters");

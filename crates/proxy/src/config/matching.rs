@@ -7,8 +7,9 @@ use http::header::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::{At, Checked, flag, refuse};
+use crate::format::Template;
 use crate::matcher::{Affix, HeaderCondition, HeaderKey, HeaderMatch, QueryMatch, StringMatch};
-use crate::route::{AddMode, HeaderAdd};
+use crate::route::{AddMode, HeaderAdd, HeaderText};
 
 pub(super) fn string(message: &matcher::StringMatcher) -> Checked<StringMatch> {
     use matcher::string_matcher::MatchPattern as Pattern;
@@ -109,16 +110,17 @@ pub(super) fn header_add(message: &HeaderValueOption) -> Checked<HeaderAdd> {
     let Some(header) = &message.header else {
         return refuse("a header is needed").at("header");
     };
-    let text = if header.value.is_empty() {
-        header.raw_value.as_slice()
+    let value = if header.value.is_empty() {
+        HeaderText::Literal(header_value(&header.raw_value).at("header.raw_value")?)
     } else {
-        header.value.as_bytes()
+        let template = Template::parse(&header.value)
+            .or_else(refuse)
+            .at("header.value")?;
+        match template.literal() {
+            Some(text) => HeaderText::Literal(header_value(text.as_bytes()).at("header.value")?),
+            None => HeaderText::Template(template),
+        }
     };
-    if text.contains(&b'%') {
-        return refuse("command operators (%…%) are not supported").at("header.value");
-    }
-    let value = HeaderValue::from_bytes(text)
-        .or_else(|_| refuse("not a header value").at("header.value"))?;
     let mode = match Action::try_from(message.append_action) {
         // The old field, where it is set, decides.
         #[allow(deprecated)]
@@ -135,5 +137,10 @@ pub(super) fn header_add(message: &HeaderValueOption) -> Checked<HeaderAdd> {
         name: header_name(&header.key).at("header.key")?,
         value,
         mode,
+        keep_empty: message.keep_empty_value,
     })
+}
+
+fn header_value(bytes: &[u8]) -> Checked<HeaderValue> {
+    HeaderValue::from_bytes(bytes).or_else(|_| refuse("not a header value"))
 }

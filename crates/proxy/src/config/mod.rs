@@ -2,6 +2,7 @@
 
 mod cluster;
 mod filters;
+mod format;
 mod http;
 mod listener;
 mod matching;

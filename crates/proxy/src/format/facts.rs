@@ -257,3 +257,51 @@ names! {
         UpstreamConnectionId = "UPSTREAM_CONNECTION_ID",
     }
 }
+
+/// Other facts, but with headers as they are just now, in the middle of being changed.
+pub struct Amended<'a> {
+    /// The others.
+    pub facts: &'a dyn Facts,
+    /// The request's headers.
+    pub request: Option<&'a HeaderMap>,
+    /// The response's headers.
+    pub response: Option<&'a HeaderMap>,
+}
+
+impl Facts for Amended<'_> {
+    fn request(&self) -> Option<RequestView<'_>> {
+        let request = self.facts.request()?;
+        Some(match self.request {
+            Some(headers) => RequestView { headers, ..request },
+            None => request,
+        })
+    }
+
+    fn response(&self) -> Option<&HeaderMap> {
+        self.response.or_else(|| self.facts.response())
+    }
+
+    fn trailers(&self) -> Option<&HeaderMap> {
+        self.facts.trailers()
+    }
+
+    fn started(&self) -> Option<SystemTime> {
+        self.facts.started()
+    }
+
+    fn moment(&self, moment: Moment) -> Option<Instant> {
+        self.facts.moment(moment)
+    }
+
+    fn address(&self, address: Address) -> Option<SocketAddr> {
+        self.facts.address(address)
+    }
+
+    fn text(&self, text: Text) -> Option<Cow<'_, str>> {
+        self.facts.text(text)
+    }
+
+    fn number(&self, number: Number) -> Option<i64> {
+        self.facts.number(number)
+    }
+}

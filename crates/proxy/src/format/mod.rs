@@ -4,13 +4,15 @@
 //! A [`Template`] is parsed once, when configuration arrives; after that it cannot fail. What its commands are
 //! answered from is a [`Facts`]: whatever does not apply is absent.
 
+mod body;
 mod clock;
 mod command;
 mod facts;
 mod parse;
 
+pub use body::{Body, Content, Json};
 pub use command::{Command, GrpcStatus, Operator, Precision, Token};
-pub use facts::{Address, Facts, Moment, Number, Text};
+pub use facts::{Address, Amended, Facts, Moment, Number, Text};
 
 use std::borrow::Cow;
 use std::fmt::Write;

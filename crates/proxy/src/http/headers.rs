@@ -14,7 +14,6 @@ use super::path;
 use crate::listener::{ClientCert, HttpManager};
 use crate::matcher::RequestView;
 use crate::reason::Reason;
-use crate::route::HeaderAdd;
 use crate::worker::request_id;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -27,7 +26,7 @@ const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a request is, once it is sane.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Target {
     /// The authority as the client gave it; empty in HTTP/1.0 without Host.
     pub authority: String,
@@ -53,8 +52,13 @@ pub struct Origin<'a> {
 impl Target {
     /// The request as matchers see it.
     pub fn view<'a>(&'a self, method: &'a Method, headers: &'a HeaderMap) -> RequestView<'a> {
+        // As Envoy: routes and policies see an extended CONNECT as the upgrade it stands for.
+        let method = match (method, &self.upgrade) {
+            (&Method::CONNECT, Some(_)) => "GET",
+            (method, _) => method.as_str(),
+        };
         RequestView {
-            method: method.as_str(),
+            method,
             path_and_query: &self.path_and_query,
             authority: &self.authority,
             scheme: self.scheme,
@@ -254,18 +258,6 @@ fn append_to_list(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue
     }
     if let Ok(joined) = HeaderValue::from_bytes(&all) {
         headers.insert(name, joined);
-    }
-}
-
-/// Applies configured changes: removals first.
-pub fn edit(headers: &mut HeaderMap, remove: &[HeaderName], add: &[HeaderAdd]) {
-    for name in remove {
-        headers.remove(name);
-    }
-    for change in add {
-        change
-            .mode
-            .apply(headers, change.name.clone(), change.value.clone());
     }
 }
 

@@ -4,11 +4,15 @@
 
 pub mod body;
 pub mod exchange;
+pub mod facts;
 pub mod filters;
 pub mod headers;
+pub mod outgoing;
 pub mod path;
 pub mod pool;
 pub mod reply;
+pub mod retry;
 pub mod router;
 pub mod server;
+pub mod timing;
 pub mod upgrade;

@@ -8,9 +8,8 @@ use http::{Response, StatusCode};
 
 use super::body::ReplyBody;
 use super::exchange::Exchange;
-use super::headers::Target;
 use crate::reason::{Reason, grpc_status};
-use crate::route::{AddMode, Redirect, Route, split, without_port};
+use crate::route::AddMode;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -147,42 +146,13 @@ fn percent_encode(text: &[u8]) -> String {
 }
 
 /// The reply of a route that redirects.
-pub fn redirect(
-    action: &Redirect,
-    route: &Route,
-    target: &Target,
-    mut exchange: Exchange,
-) -> Response<ReplyBody> {
-    let (path, query) = split(&target.path_and_query);
-    let new_path = match (&action.path, &action.prefix) {
-        (Some(path), _) => path.clone(),
-        (None, Some(prefix)) => {
-            format!(
-                "{prefix}{}",
-                path.get(route.condition.path.matched_length(path)..)
-                    .unwrap_or_default()
-            )
-        }
-        (None, None) => path.to_owned(),
-    };
-    let query = if query.is_empty() || action.strip_query || new_path.contains('?') {
-        String::new()
-    } else {
-        format!("?{query}")
-    };
-    let host = match (&action.host, action.port) {
-        (Some(host), Some(port)) => format!("{host}:{port}"),
-        (Some(host), None) => host.clone(),
-        (None, Some(port)) => format!("{}:{port}", without_port(&target.authority)),
-        (None, None) => target.authority.clone(),
-    };
-    let scheme = action.scheme.as_deref().unwrap_or(target.scheme);
-    let status = StatusCode::from_u16(action.status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+pub fn redirect(status: u16, location: &str, mut exchange: Exchange) -> Response<ReplyBody> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
     exchange.replied(status);
     exchange.line.response_code_details = "direct_response".to_owned();
     let mut response = Response::new(ReplyBody::Local(None, Box::new(exchange)));
     *response.status_mut() = status;
-    if let Ok(location) = HeaderValue::from_str(&format!("{scheme}://{host}{new_path}{query}")) {
+    if let Ok(location) = HeaderValue::from_str(location) {
         response.headers_mut().insert(LOCATION, location);
     }
     response

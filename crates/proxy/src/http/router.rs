@@ -13,24 +13,28 @@ use tokio::time::{Instant, timeout};
 
 use super::body::{Limits, ReplyBody, RequestBody};
 use super::exchange::Exchange;
+use super::facts::Scene;
 use super::filters::overrides::Routing;
 use super::filters::{self, FilterContext, Passage, Unread};
-use super::headers::{Origin, Target, X_REQUEST_ID, edit, sanitize, strip_hop_by_hop, uri};
+use super::headers::{Origin, Target, X_REQUEST_ID, sanitize, strip_hop_by_hop, uri};
+use super::outgoing::Outgoing;
 use super::pool::{Lease, SendError};
 use super::reply::{self, LocalReply, Refusal};
 use super::server::HttpConnection;
+use super::timing::{Defaults, Timing};
 use super::upgrade;
-use crate::access::{field, milliseconds};
+use crate::access::{Line, field, milliseconds};
 use crate::cluster::{ChoiceContext, Chosen, Cluster, Endpoint, Outcome, UpstreamHttp};
+use crate::connection::Connection;
 use crate::listener::{HttpManager, RouteSource, ServerHeader};
 use crate::reason::Reason;
-use crate::route::{Action, Edits, Forward, HostRewrite, Route, RouteTable, is_grpc_type, split};
+use crate::route::{
+    Action, Certificate, Client, Forward, HostRewrite, Route, RouteTable, is_grpc_type,
+};
 use crate::upstream::settled;
 use crate::worker::roll;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A request under way.
@@ -146,22 +150,41 @@ async fn route(mut way: Way<'_>, is_grpc: bool) -> Response<ReplyBody> {
     let mut routing = Routing::find(
         table.as_deref(),
         &way.target.view(&way.parts.method, &way.parts.headers),
+        &client(&way.http.connection),
     );
     let mut passage = Passage::default();
     let passed = way.filters(&mut routing, &mut passage, is_grpc).await;
     if let Some(found) = &routing.found {
         way.exchange.line.route_name = Some(found.route.name.clone());
     }
+    let http = way.http;
+    let started = way.exchange.started();
+    let asks = routing.edits().any(|edits| edits.response.asks());
+    let request = asks.then(|| (way.parts.clone(), way.target.clone()));
     let mut response = match passed {
         Ok(()) => act(way, &routing, is_grpc).await,
         Err(reply) => reply::local(*reply, is_grpc, way.exchange),
     };
-    for level in levels(&routing) {
-        edit(
-            response.headers_mut(),
-            &level.response_remove,
-            &level.response_add,
-        );
+    let (request, target) = request.unwrap_or_else(|| {
+        let (parts, ()) = Request::new(()).into_parts();
+        (parts, Target::default())
+    });
+    let line = Line {
+        response_code: response.status().as_u16(),
+        ..Line::default()
+    };
+    let scene = Scene {
+        connection: &http.connection,
+        parts: &request,
+        target: &target,
+        line: &line,
+        endpoint: None,
+        started,
+        response: None,
+        body: None,
+    };
+    for edits in routing.edits() {
+        edits.response.response(response.headers_mut(), &scene);
     }
     let (mut parts, body) = response.into_parts();
     let head = (&mut parts.status, &mut parts.headers);
@@ -175,31 +198,64 @@ async fn act(mut way: Way<'_>, routing: &Routing<'_>, is_grpc: bool) -> Response
         return reply::refusal(&Reason::RouteNotFound.into(), is_grpc, way.exchange);
     };
     match &found.route.action {
-        Action::Respond(status, body) => {
-            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
+        Action::Respond(respond) => {
+            let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
+            let body = respond.body.clone();
             way.exchange.line.response_code_details = "direct_response".to_owned();
-            reply::text(status, body.clone(), is_grpc, way.exchange)
+            way.exchange.line.response_code = respond.status;
+            let made = respond.format.as_ref().map(|format| {
+                let text = String::from_utf8_lossy(&body);
+                let scene = Scene {
+                    body: Some(&text),
+                    ..way.scene()
+                };
+                (format.make(&scene), format.content_type.clone())
+            });
+            let Some((body, content_type)) = made else {
+                return reply::text(status, body, is_grpc, way.exchange);
+            };
+            let mut response = reply::text(status, body, is_grpc, way.exchange);
+            if !is_grpc {
+                let headers = response.headers_mut();
+                headers.insert(http::header::CONTENT_TYPE, content_type);
+            }
+            response
         }
-        Action::Redirect(action) => reply::redirect(action, found.route, &way.target, way.exchange),
+        Action::Redirect(action) => {
+            let view = way.target.view(&way.parts.method, &way.parts.headers);
+            let path = &found.route.condition.path;
+            let location = action.location(path, &view, &way.scene());
+            reply::redirect(action.status, &location, way.exchange)
+        }
         Action::Forward(action) => forward(way, action, routing, found.route, is_grpc).await,
     }
 }
 
-/// Changes to headers, the most specific first.
-fn levels<'r>(routing: &Routing<'r>) -> impl Iterator<Item = &'r Edits> + use<'r> {
-    let of_cluster = routing.weighted.map(|weighted| &weighted.edits);
-    let found = routing.found;
-    let of_table = routing.table.filter(|_| found.is_some());
-    let all = [
-        of_cluster,
-        found.map(|found| &found.route.edits),
-        found.map(|found| &found.host.edits),
-        of_table.map(|table| &table.edits),
-    ];
-    all.into_iter().flatten()
+fn client(connection: &Connection) -> Client {
+    let is_verified = connection.peer.names.is_some();
+    Client {
+        certificate: Certificate {
+            presented: is_verified,
+            validated: is_verified,
+        },
+        roll: roll(),
+    }
 }
 
 impl Way<'_> {
+    fn scene(&self) -> Scene<'_> {
+        Scene {
+            connection: &self.http.connection,
+            parts: &self.parts,
+            target: &self.target,
+            line: &self.exchange.line,
+            endpoint: None,
+            started: self.exchange.started(),
+            response: None,
+            body: None,
+        }
+    }
+
     fn table(&self) -> Option<Arc<RouteTable>> {
         match &self.manager.routes {
             RouteSource::Inline(table) => Some(table.clone()),
@@ -254,7 +310,7 @@ async fn forward(
     {
         return reply::refusal(&Reason::UpgradeForbidden.into(), is_grpc, way.exchange);
     }
-    let mut chosen = match way.choose(action, routing.cluster).await {
+    let mut chosen = match way.choose(action, routing).await {
         Ok(chosen) => chosen,
         Err(refused) => return reply::refusal(&refused, is_grpc, way.exchange),
     };
@@ -264,21 +320,8 @@ async fn forward(
     }
     let chosen = Arc::new(chosen);
     way.exchange.upstream(chosen.clone());
-    for level in levels(routing) {
-        edit(
-            &mut way.parts.headers,
-            &level.request_remove,
-            &level.request_add,
-        );
-    }
-    if let Err(reason) = way.rewrite(action, route, &chosen.endpoint) {
-        return reply::refusal(&reason.into(), is_grpc, way.exchange);
-    }
-    let timeout = action.timeout;
-    let idle = match action.idle_timeout {
-        Some(idle) => Some(idle).filter(|idle| !idle.is_zero()),
-        None => way.manager.stream_idle_timeout,
-    };
+    let timing = way.outgoing(action, routing, route, &chosen.endpoint, is_grpc);
+    let (timeout, idle) = (timing.whole, timing.idle);
     if way.target.upgrade.is_some() {
         upgrade::forward(way.into_upgrade(), &chosen, timeout, is_grpc).await
     } else {
@@ -287,16 +330,17 @@ async fn forward(
 }
 
 impl<'a> Way<'a> {
-    async fn choose(
-        &mut self,
-        action: &Forward,
-        name: Option<&Arc<str>>,
-    ) -> Result<Chosen, Refusal> {
+    async fn choose(&mut self, action: &Forward, routing: &Routing<'_>) -> Result<Chosen, Refusal> {
         let missing = || Refusal {
             reason: Reason::ClusterNotFound,
             status: StatusCode::from_u16(action.not_found).ok(),
         };
-        let name = name.ok_or_else(missing)?;
+        let request = self.target.view(&self.parts.method, &self.parts.headers);
+        let name = action
+            .target
+            .named(routing.weighted, &request)
+            .or_else(|| routing.cluster.cloned())
+            .ok_or_else(missing)?;
         self.exchange.line.upstream_cluster = Some(name.clone());
         let connection = &self.http.connection;
         let cluster = connection
@@ -305,7 +349,7 @@ impl<'a> Way<'a> {
             .snapshot
             .load()
             .clusters
-            .get(name)
+            .get(&name)
             .cloned()
             .ok_or_else(missing)?;
         settled(&cluster).await;
@@ -313,46 +357,34 @@ impl<'a> Way<'a> {
         Ok(cluster.choose(&context).map_err(Reason::from)?)
     }
 
-    /// Authority, path and headers as the upstream is to see them.
-    fn rewrite(
+    /// Authority, path and headers as the upstream is to see them; how long it may take.
+    fn outgoing(
         &mut self,
         action: &Forward,
+        routing: &Routing<'_>,
         route: &Route,
         endpoint: &Endpoint,
-    ) -> Result<(), Reason> {
-        if let Some(prefix) = &action.prefix_rewrite {
-            let (path, _) = split(&self.target.path_and_query);
-            let matched = route.condition.path.matched_length(path);
-            let rest = self
-                .target
-                .path_and_query
-                .get(matched..)
-                .unwrap_or_default();
-            self.target.path_and_query = format!("{prefix}{rest}");
-        }
-        let authority = match &action.host_rewrite {
-            HostRewrite::Keep => None,
-            HostRewrite::Literal(host) => Some(host.clone()),
-            HostRewrite::Endpoint => {
-                Some(endpoint.config.hostname.clone()).filter(|host| !host.is_empty())
-            }
+        is_grpc: bool,
+    ) -> Timing {
+        let defaults = Defaults {
+            idle: self.manager.stream_idle_timeout,
+            suppress: self.manager.suppress_envoy_headers,
+            ..Defaults::default()
         };
-        if let Some(authority) = authority {
-            if action.append_forwarded_host
-                && let Ok(value) = HeaderValue::from_str(&self.target.authority)
-            {
-                self.parts.headers.append(X_FORWARDED_HOST, value);
-            }
-            self.target.authority = authority;
+        let (parts, target) = (&mut self.parts, &mut self.target);
+        let timing = Timing::new(action, defaults, &mut parts.headers, is_grpc);
+        let outgoing = Outgoing {
+            connection: &self.http.connection,
+            line: &self.exchange.line,
+            started: self.exchange.started(),
+            endpoint: Some(endpoint.config.address),
+            suppress: self.manager.suppress_envoy_headers,
+        };
+        outgoing.prepare(action, &route.condition.path, routing, parts, target);
+        if matches!(action.host_rewrite, HostRewrite::Endpoint) {
+            outgoing.address(action, &endpoint.config.hostname, parts, target);
         }
-        if let Some(timeout) = action.timeout
-            && !self.manager.suppress_envoy_headers
-        {
-            self.parts
-                .headers
-                .insert(EXPECTED_TIMEOUT, HeaderValue::from(milliseconds(timeout)));
-        }
-        Ok(())
+        timing
     }
 
     fn into_upgrade(self) -> upgrade::Upgrade<'a> {

@@ -1,65 +1,89 @@
-//! Virtual hosts by domain.
+//! Virtual hosts by domain: one hash for exact names, one per length of a wildcard.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
+/// Domains and the virtual hosts they stand for.
 #[derive(Debug, Default)]
 pub(super) struct HostIndex {
     exact: HashMap<String, usize>,
-    /// Suffixes (without the star), longest first.
-    pub(super) suffixes: Vec<(String, usize)>,
-    /// Prefixes (without the star), longest first.
-    pub(super) prefixes: Vec<(String, usize)>,
+    /// Suffixes (without the star) of one length, the longest first.
+    suffixes: Vec<SameLength>,
+    /// Prefixes (without the star) of one length, the longest first.
+    prefixes: Vec<SameLength>,
     any: Option<usize>,
 }
 
+#[derive(Debug)]
+struct SameLength {
+    length: usize,
+    hosts: HashMap<String, usize>,
+}
+
 impl HostIndex {
+    /// Adds a domain; `false` if it is taken.
     pub(super) fn insert(&mut self, domain: &str, position: usize) -> bool {
         if domain == "*" {
             return self.any.replace(position).is_none();
         }
-        let list = if let Some(suffix) = domain.strip_prefix('*') {
-            (&mut self.suffixes, suffix)
-        } else if let Some(prefix) = domain.strip_suffix('*') {
-            (&mut self.prefixes, prefix)
-        } else {
-            return self.exact.insert(domain.to_owned(), position).is_none();
-        };
-        let (list, pattern) = list;
-        if list.iter().any(|(known, _)| known == pattern) {
-            return false;
+        if let Some(suffix) = domain.strip_prefix('*') {
+            return insert(&mut self.suffixes, suffix, position);
         }
-        list.push((pattern.to_owned(), position));
-        true
+        if let Some(prefix) = domain.strip_suffix('*') {
+            return insert(&mut self.prefixes, prefix, position);
+        }
+        self.exact.insert(domain.to_owned(), position).is_none()
     }
 
-    pub(super) fn find(&self, host: &str) -> Option<usize> {
-        let exact = self.exact.get(host).copied();
+    /// The host of a name in lower case: exact, then by suffix, then by prefix (longest first), then any.
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
+        if let Some(position) = self.exact.get(name) {
+            return Some(*position);
+        }
         // A star stands for at least one character.
-        let suffix = || {
-            self.suffixes
-                .iter()
-                .find(|(s, _)| host.len() > s.len() && host.ends_with(s.as_str()))
+        let longer = |group: &&SameLength| name.len() > group.length;
+        let suffix = |group: &SameLength| {
+            let start = name.len().checked_sub(group.length)?;
+            group.hosts.get(name.get(start..)?).copied()
         };
-        let prefix = || {
-            self.prefixes
-                .iter()
-                .find(|(p, _)| host.len() > p.len() && host.starts_with(p.as_str()))
-        };
-        exact
-            .or_else(|| suffix().map(|(_, at)| *at))
-            .or_else(|| prefix().map(|(_, at)| *at))
+        let prefix = |group: &SameLength| group.hosts.get(name.get(..group.length)?).copied();
+        let suffixed = self.suffixes.iter().filter(longer).find_map(suffix);
+        suffixed
+            .or_else(|| self.prefixes.iter().filter(longer).find_map(prefix))
             .or(self.any)
+    }
+}
+
+fn insert(groups: &mut Vec<SameLength>, pattern: &str, position: usize) -> bool {
+    let length = pattern.len();
+    let at = groups.partition_point(|group| group.length > length);
+    if groups.get(at).is_none_or(|group| group.length != length) {
+        let hosts = HashMap::new();
+        groups.insert(at, SameLength { length, hosts });
+    }
+    groups.get_mut(at).is_some_and(|group| {
+        let taken = group.hosts.insert(pattern.to_owned(), position);
+        taken.is_none()
+    })
+}
+
+/// A name in lower case, copied only if it is not.
+pub(super) fn lower(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        name.to_ascii_lowercase().into()
+    } else {
+        name.into()
     }
 }
 
 /// The authority without its port, IPv6 literals included.
 pub fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port))
-            if !port.contains(']') && (!host.contains(':') || host.ends_with(']')) =>
-        {
-            host
-        }
-        _ => authority,
-    }
+    port_of(authority).map_or(authority, |(host, _)| host)
+}
+
+/// Host and port of an authority that has a port.
+pub fn port_of(authority: &str) -> Option<(&str, &str)> {
+    let (host, port) = authority.rsplit_once(':')?;
+    let is_port = !port.contains(']') && (!host.contains(':') || host.ends_with(']'));
+    is_port.then_some((host, port))
 }

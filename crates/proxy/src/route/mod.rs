@@ -4,17 +4,30 @@ mod action;
 mod condition;
 mod edits;
 mod hosts;
+mod order;
+mod redirect;
+mod rewrite;
 
-pub use action::{Action, Forward, HostRewrite, Redirect, Target, WeightedCluster};
-pub use condition::{PathMatch, RouteMatch, is_grpc, is_grpc_type, split};
-pub use edits::{AddMode, Edits, HeaderAdd};
-pub use hosts::without_port;
+pub use action::{Action, Forward, Lot, Respond, StreamDuration, Target, WeightedCluster};
+pub use condition::{
+    Certificate, Client, CookieMatch, Fraction, PathMatch, RouteMatch, is_grpc, is_grpc_type, split,
+};
+pub use edits::{AddMode, Edits, HeaderAdd, HeaderText, Mutations};
+pub use hosts::{port_of, without_port};
+pub use order::Routes;
+pub use redirect::{PathRedirect, Redirect};
+pub use rewrite::{HostRewrite, PathRewrite, Substitution};
 
 use std::sync::Arc;
 
+use http::HeaderName;
+
 use crate::http::filters::overrides::Overrides;
 use crate::matcher::RequestView;
-use hosts::HostIndex;
+use hosts::{HostIndex, lower};
+
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_ENVOY_INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 
 /// A route configuration.
 #[derive(Debug, Default)]
@@ -27,6 +40,12 @@ pub struct RouteTable {
     pub overrides: Overrides,
     /// Ports are cut off the authority before a host is looked for.
     pub ignore_port: bool,
+    /// What follows a `;` in the path is cut off before a route is looked for.
+    pub ignore_path_parameters: bool,
+    /// Changes to headers are made by the table first and by the route last.
+    pub most_specific_wins: bool,
+    /// Headers that requests from outside lose.
+    pub internal_headers: Vec<HeaderName>,
     hosts: Vec<VirtualHost>,
     index: HostIndex,
 }
@@ -39,11 +58,28 @@ pub struct VirtualHost {
     /// Lower case; `*`, `*suffix`, `prefix*` or exact.
     pub domains: Vec<String>,
     /// Tried in order.
-    pub routes: Vec<Arc<Route>>,
+    pub routes: Routes,
     /// Changes to headers for all its routes.
     pub edits: Edits,
     /// What its routes say about filters, if they do not say it themselves.
     pub overrides: Overrides,
+    /// Where requests without TLS are sent.
+    pub https: Option<RequireTls>,
+    /// The upstream is told the number of the attempt.
+    pub attempts_in_request: bool,
+    /// The client is told how many attempts there were.
+    pub attempts_in_response: bool,
+    /// The upstream is told that the attempt before ran out of time.
+    pub timeout_retries_told: bool,
+}
+
+/// A virtual host's demand for TLS.
+#[derive(Debug)]
+pub struct RequireTls {
+    /// Requests from inside are exempt.
+    pub external_only: bool,
+    /// The route to HTTPS.
+    pub redirect: Arc<Route>,
 }
 
 /// A route.
@@ -70,6 +106,8 @@ pub struct Found<'a> {
     pub route: &'a Arc<Route>,
 }
 
+// === impl RouteTable ===
+
 impl RouteTable {
     /// A table over virtual hosts; `Err` names a domain that two of them claim.
     pub fn new(name: Arc<str>, hosts: Vec<VirtualHost>) -> Result<RouteTable, String> {
@@ -81,12 +119,6 @@ impl RouteTable {
                 }
             }
         }
-        index
-            .suffixes
-            .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
-        index
-            .prefixes
-            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         Ok(RouteTable {
             name,
             hosts,
@@ -97,30 +129,68 @@ impl RouteTable {
 
     /// The virtual host for an authority.
     pub fn host(&self, authority: &str) -> Option<&VirtualHost> {
-        let lower = authority.to_ascii_lowercase();
-        let host = if self.ignore_port {
-            without_port(&lower)
+        let authority = if self.ignore_port {
+            without_port(authority)
         } else {
-            &lower
+            authority
         };
         self.index
-            .find(host)
+            .find(&lower(authority))
             .and_then(|position| self.hosts.get(position))
     }
 
     /// The first route of the authority's host whose conditions hold.
-    pub fn find(&self, request: &RequestView<'_>) -> Option<Found<'_>> {
+    pub fn find(&self, request: &RequestView<'_>, client: &Client) -> Option<Found<'_>> {
         let host = self.host(request.authority)?;
+        if let Some(https) = &host.https
+            && https.concerns(request)
+        {
+            let route = &https.redirect;
+            return Some(Found { host, route });
+        }
+        let (mut path, _) = split(request.path_and_query);
+        if self.ignore_path_parameters {
+            path = path.split(';').next().unwrap_or(path);
+        }
         let route = host
             .routes
-            .iter()
-            .find(|route| route.condition.matches(request))?;
+            .find(path, |route| route.condition.matches(path, request, client))?;
         Some(Found { host, route })
     }
 
     /// All virtual hosts.
     pub fn hosts(&self) -> &[VirtualHost] {
         &self.hosts
+    }
+
+    /// Changes to headers of a request that took this route, in the order in which they are made.
+    pub fn edits<'a>(
+        &'a self,
+        found: &Found<'a>,
+        weighted: Option<&'a WeightedCluster>,
+    ) -> impl Iterator<Item = &'a Edits> + use<'a> {
+        let mut levels = [&found.route.edits, &found.host.edits, &self.edits];
+        if self.most_specific_wins {
+            levels.reverse();
+        }
+        // The cluster's come first in either order, as in Envoy.
+        weighted
+            .map(|cluster| &cluster.edits)
+            .into_iter()
+            .chain(levels)
+    }
+}
+
+impl RequireTls {
+    fn concerns(&self, request: &RequestView<'_>) -> bool {
+        let is = |name: &HeaderName, text: &str| {
+            let value = request.headers.get(name);
+            value.is_some_and(|value| value.as_bytes() == text.as_bytes())
+        };
+        let is_tls = is(&X_FORWARDED_PROTO, "https")
+            || (request.scheme == "https" && !request.headers.contains_key(X_FORWARDED_PROTO));
+        let is_exempt = self.external_only && is(&X_ENVOY_INTERNAL, "true");
+        !(is_tls || is_exempt)
     }
 }
 

@@ -1,53 +1,47 @@
-//! What a route does, from protobuf.
+//! Where requests are sent, from protobuf.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3 as pb;
 
-use super::{data, edits::edits};
+use super::edits::edits;
+use super::retry::retry;
+use super::rewrite::{host_rewrite, path_rewrite};
 use crate::config::filters::overrides;
-use crate::config::{At, Checked, duration, each, flag, limit, port, refuse};
-use crate::route::{Action, Forward, HostRewrite, Redirect, Target, WeightedCluster};
+use crate::config::matching::header_name;
+use crate::config::{At, Checked, duration, each, flag, limit, refuse};
+use crate::http::retry::RetryPolicy;
+use crate::route::{Forward, Lot, StreamDuration, Target, WeightedCluster};
 
 /// Envoy's default route timeout.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
 
-pub(super) fn forward(message: &pb::RouteAction) -> Checked<Forward> {
-    use pb::route_action::{ClusterSpecifier, HostRewriteSpecifier};
-    let target = match &message.cluster_specifier {
-        Some(ClusterSpecifier::Cluster(name)) if !name.is_empty() => {
-            Target::Cluster(name.as_str().into())
-        }
-        Some(ClusterSpecifier::WeightedClusters(message)) => {
-            weighted(message).at("weighted_clusters")?
-        }
-        _ => return refuse("cluster or weighted_clusters is needed"),
+pub(super) fn forward(
+    message: &pb::RouteAction,
+    of_host: Option<&Arc<RetryPolicy>>,
+) -> Checked<Forward> {
+    use pb::route_action::ClusterNotFoundResponseCode as NotFound;
+    let not_found = match NotFound::try_from(message.cluster_not_found_response_code) {
+        Ok(NotFound::ServiceUnavailable) => 503,
+        Ok(NotFound::NotFound) => 404,
+        Ok(NotFound::InternalServerError) => 500,
+        Err(_) => return refuse("an unknown value").at("cluster_not_found_response_code"),
     };
-    let host_rewrite = match &message.host_rewrite_specifier {
-        None => HostRewrite::Keep,
-        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => HostRewrite::Literal(host.clone()),
-        Some(HostRewriteSpecifier::AutoHostRewrite(on)) if on.value => HostRewrite::Endpoint,
-        Some(HostRewriteSpecifier::AutoHostRewrite(_)) => HostRewrite::Keep,
-        Some(_) => return refuse("this host rewrite is not supported"),
-    };
-    let not_found = match pb::route_action::ClusterNotFoundResponseCode::try_from(
-        message.cluster_not_found_response_code,
-    ) {
-        Ok(pb::route_action::ClusterNotFoundResponseCode::NotFound) => 404,
-        Ok(pb::route_action::ClusterNotFoundResponseCode::InternalServerError) => 500,
-        _ => 503,
-    };
+    let optional = |value: Option<&_>| value.map(duration).transpose();
     Ok(Forward {
-        target,
+        target: target(message)?,
         timeout: limit(message.timeout.as_ref(), Some(ROUTE_TIMEOUT)).at("timeout")?,
-        idle_timeout: message
-            .idle_timeout
+        idle_timeout: optional(message.idle_timeout.as_ref()).at("idle_timeout")?,
+        flush_timeout: optional(message.flush_timeout.as_ref()).at("flush_timeout")?,
+        stream_duration: message
+            .max_stream_duration
             .as_ref()
-            .map(duration)
+            .map(stream_duration)
             .transpose()
-            .at("idle_timeout")?,
-        prefix_rewrite: Some(message.prefix_rewrite.clone()).filter(|prefix| !prefix.is_empty()),
-        host_rewrite,
+            .at("max_stream_duration")?,
+        path_rewrite: path_rewrite(message)?,
+        host_rewrite: host_rewrite(message)?,
         append_forwarded_host: message.append_x_forwarded_host,
         upgrades: message
             .upgrade_configs
@@ -60,89 +54,90 @@ pub(super) fn forward(message: &pb::RouteAction) -> Checked<Forward> {
             })
             .collect(),
         not_found,
+        retry: match &message.retry_policy {
+            Some(message) => Some(retry(message).at("retry_policy")?),
+            None => of_host.cloned(),
+        },
     })
 }
 
-fn weighted(message: &pb::WeightedCluster) -> Checked<Target> {
-    let clusters = each("clusters", &message.clusters, |cluster| {
-        if cluster.name.is_empty() {
-            return refuse("a cluster's name is needed").at("name");
+fn stream_duration(message: &pb::route_action::MaxStreamDuration) -> Checked<StreamDuration> {
+    let optional = |value: Option<&_>| value.map(duration).transpose();
+    Ok(StreamDuration {
+        limit: optional(message.max_stream_duration.as_ref()).at("max_stream_duration")?,
+        grpc_most: optional(message.grpc_timeout_header_max.as_ref())
+            .at("grpc_timeout_header_max")?,
+        grpc_less: optional(message.grpc_timeout_header_offset.as_ref())
+            .at("grpc_timeout_header_offset")?,
+    })
+}
+
+fn target(message: &pb::RouteAction) -> Checked<Target> {
+    use pb::route_action::ClusterSpecifier;
+    match &message.cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) if !name.is_empty() => {
+            Ok(Target::Cluster(name.as_str().into()))
         }
-        Ok(WeightedCluster {
-            name: cluster.name.as_str().into(),
-            weight: cluster.weight.map_or(0, |weight| weight.value),
-            edits: edits(
-                (
-                    &cluster.request_headers_to_remove,
-                    &cluster.request_headers_to_add,
-                ),
-                (
-                    &cluster.response_headers_to_remove,
-                    &cluster.response_headers_to_add,
-                ),
-            )?,
-            overrides: overrides(&cluster.typed_per_filter_config)?,
-        })
-    })?;
+        Some(ClusterSpecifier::ClusterHeader(name)) => {
+            Ok(Target::Header(header_name(name).at("cluster_header")?))
+        }
+        Some(ClusterSpecifier::WeightedClusters(message)) => {
+            weighted(message).at("weighted_clusters")
+        }
+        _ => refuse("cluster, cluster_header or weighted_clusters is needed"),
+    }
+}
+
+fn weighted(message: &pb::WeightedCluster) -> Checked<Target> {
+    use pb::weighted_cluster::RandomValueSpecifier as By;
+    let clusters = each("clusters", &message.clusters, weighted_cluster)?;
+    let by = match &message.random_value_specifier {
+        None => Lot::Random,
+        Some(By::HeaderName(name)) if name.is_empty() => Lot::Random,
+        Some(By::HeaderName(name)) => Lot::Header(header_name(name).at("header_name")?),
+        Some(By::UseHashPolicy(on)) if on.value => Lot::Hash,
+        Some(By::UseHashPolicy(_)) => Lot::Random,
+    };
+    // Envoy's deprecated total_weight, where it is set, must be the sum; so it says nothing.
     let total = clusters
         .iter()
         .try_fold(0u32, |sum, cluster| sum.checked_add(cluster.weight));
     match total {
-        Some(total) if total > 0 => Ok(Target::Weighted { total, clusters }),
+        Some(total) if total > 0 => Ok(Target::Weighted {
+            total,
+            clusters,
+            by,
+        }),
         _ => refuse("the weights must sum to a positive 32-bit number").at("clusters"),
     }
 }
 
-pub(super) fn redirect(message: &pb::RedirectAction) -> Checked<Redirect> {
-    use pb::redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
-    let scheme = match &message.scheme_rewrite_specifier {
-        None | Some(SchemeRewriteSpecifier::HttpsRedirect(false)) => None,
-        Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".to_owned()),
-        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => Some(scheme.clone()),
+fn weighted_cluster(cluster: &pb::weighted_cluster::ClusterWeight) -> Checked<WeightedCluster> {
+    use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier as Host;
+    let header = match (cluster.name.as_str(), cluster.cluster_header.as_str()) {
+        ("", "") => return refuse("a name or cluster_header is needed").at("name"),
+        (_, "") => None,
+        ("", header) => Some(header_name(header).at("cluster_header")?),
+        _ => return refuse("both name and cluster_header are set").at("name"),
     };
-    let (path, prefix) = match &message.path_rewrite_specifier {
-        None => (None, None),
-        Some(PathRewriteSpecifier::PathRedirect(path)) => (Some(path.clone()), None),
-        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => (None, Some(prefix.clone())),
-        Some(_) => return refuse("this path rewrite is not supported"),
-    };
-    let status = match RedirectResponseCode::try_from(message.response_code) {
-        Ok(RedirectResponseCode::Found) => 302,
-        Ok(RedirectResponseCode::SeeOther) => 303,
-        Ok(RedirectResponseCode::TemporaryRedirect) => 307,
-        Ok(RedirectResponseCode::PermanentRedirect) => 308,
-        _ => 301,
-    };
-    let host = Some(message.host_redirect.clone()).filter(|host| !host.is_empty());
-    let port = Some(port(message.port_redirect).at("port_redirect")?).filter(|port| *port != 0);
-    Ok(Redirect {
-        scheme,
-        host,
-        port,
-        path,
-        prefix,
-        status,
-        strip_query: message.strip_query,
+    Ok(WeightedCluster {
+        name: cluster.name.as_str().into(),
+        header,
+        weight: cluster.weight.map_or(0, |weight| weight.value),
+        host: cluster
+            .host_rewrite_specifier
+            .as_ref()
+            .map(|Host::HostRewriteLiteral(host)| host.clone()),
+        edits: edits(
+            (
+                &cluster.request_headers_to_remove,
+                &cluster.request_headers_to_add,
+            ),
+            (
+                &cluster.response_headers_to_remove,
+                &cluster.response_headers_to_add,
+            ),
+        )?,
+        overrides: overrides(&cluster.typed_per_filter_config)?,
     })
-}
-
-pub(super) fn respond(message: &pb::DirectResponseAction) -> Checked<Action> {
-    let status = u16::try_from(message.status)
-        .ok()
-        .filter(|status| (200..600).contains(status));
-    let Some(status) = status else {
-        return refuse(format!(
-            "{} is not a status from 200 to 599",
-            message.status
-        ))
-        .at("status");
-    };
-    let body = message
-        .body
-        .as_ref()
-        .map(data)
-        .transpose()
-        .at("body")?
-        .unwrap_or_default();
-    Ok(Action::Respond(status, body.into()))
 }

@@ -4,20 +4,23 @@ use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 
 use crate::config::matching::{header_add, header_name};
 use crate::config::{Checked, each};
-use crate::route::Edits;
+use crate::route::{Edits, Mutations};
 
-pub(super) fn edits(
-    request: (&[String], &[HeaderValueOption]),
-    response: (&[String], &[HeaderValueOption]),
-) -> Checked<Edits> {
+/// Removals and additions of one direction.
+type Changes<'a> = (&'a [String], &'a [HeaderValueOption]);
+
+pub(super) fn edits(request: Changes<'_>, response: Changes<'_>) -> Checked<Edits> {
     Ok(Edits {
-        request_remove: each("request_headers_to_remove", request.0, |name| {
-            header_name(name)
-        })?,
-        request_add: each("request_headers_to_add", request.1, header_add)?,
-        response_remove: each("response_headers_to_remove", response.0, |name| {
-            header_name(name)
-        })?,
-        response_add: each("response_headers_to_add", response.1, header_add)?,
+        request: mutations("request", request)?,
+        response: mutations("response", response)?,
+    })
+}
+
+fn mutations(direction: &str, (remove, add): Changes<'_>) -> Checked<Mutations> {
+    let removed = format!("{direction}_headers_to_remove");
+    let added = format!("{direction}_headers_to_add");
+    Ok(Mutations {
+        remove: each(&removed, remove, |name| header_name(name))?,
+        add: each(&added, add, header_add)?,
     })
 }

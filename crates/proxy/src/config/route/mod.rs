@@ -3,6 +3,9 @@
 mod action;
 mod condition;
 mod edits;
+mod redirect;
+mod retry;
+mod rewrite;
 
 use std::sync::Arc;
 
@@ -12,17 +15,31 @@ use envoy_types::pb::envoy::config::route::v3 as pb;
 use super::filters::overrides;
 use super::matching::header_name;
 use super::{At, Checked, each, refuse};
-use crate::route::{Action, Route, RouteTable, VirtualHost};
-use action::{forward, redirect, respond};
+use crate::http::filters::overrides::Overrides;
+use crate::http::retry::RetryPolicy;
+use crate::route::{
+    Action, Edits, PathMatch, Redirect, RequireTls, Route, RouteMatch, RouteTable, Routes,
+    VirtualHost,
+};
+use action::forward;
 use condition::route_match;
 use edits::edits;
+use redirect::{redirect, respond};
 
 pub(super) fn table(message: &pb::RouteConfiguration) -> Checked<RouteTable> {
-    let hosts = each("virtual_hosts", &message.virtual_hosts, host)?;
+    let body = message
+        .max_direct_response_body_size_bytes
+        .as_ref()
+        .map(|bytes| bytes.value);
+    let hosts = each("virtual_hosts", &message.virtual_hosts, |message| {
+        host(message, body)
+    })?;
     let mut table = RouteTable::new(message.name.as_str().into(), hosts).or_else(|domain| {
         refuse(format!("two virtual hosts claim the domain {domain:?}")).at("virtual_hosts")
     })?;
     table.ignore_port = message.ignore_port_in_host_matching;
+    table.ignore_path_parameters = message.ignore_path_parameters_in_path_matching;
+    table.most_specific_wins = message.most_specific_header_mutations_wins;
     table.overrides = overrides(&message.typed_per_filter_config)?;
     table.edits = edits(
         (
@@ -34,16 +51,12 @@ pub(super) fn table(message: &pb::RouteConfiguration) -> Checked<RouteTable> {
             &message.response_headers_to_add,
         ),
     )?;
-    // Internal headers never pass from outside, which is what removing them from requests does here.
-    table.edits.request_remove.extend(each(
-        "internal_only_headers",
-        &message.internal_only_headers,
-        |n| header_name(n),
-    )?);
+    let internal = &message.internal_only_headers;
+    table.internal_headers = each("internal_only_headers", internal, |n| header_name(n))?;
     Ok(table)
 }
 
-fn host(message: &pb::VirtualHost) -> Checked<VirtualHost> {
+fn host(message: &pb::VirtualHost, body: Option<u32>) -> Checked<VirtualHost> {
     if message.domains.is_empty() {
         return refuse("at least one domain is needed").at("domains");
     }
@@ -57,12 +70,15 @@ fn host(message: &pb::VirtualHost) -> Checked<VirtualHost> {
         }
         Ok(domain.to_ascii_lowercase())
     })?;
+    let retry = message.retry_policy.as_ref().map(retry::retry);
+    let retry = retry.transpose().at("retry_policy")?;
+    let routes = each("routes", &message.routes, |message| {
+        route(message, body, retry.as_ref()).map(Arc::new)
+    })?;
     Ok(VirtualHost {
         name: message.name.as_str().into(),
         domains,
-        routes: each("routes", &message.routes, |message| {
-            route(message).map(Arc::new)
-        })?,
+        routes: Routes::new(routes),
         edits: edits(
             (
                 &message.request_headers_to_remove,
@@ -74,21 +90,52 @@ fn host(message: &pb::VirtualHost) -> Checked<VirtualHost> {
             ),
         )?,
         overrides: overrides(&message.typed_per_filter_config)?,
+        https: require_tls(message)?,
+        attempts_in_request: message.include_request_attempt_count,
+        attempts_in_response: message.include_attempt_count_in_response,
+        timeout_retries_told: message.include_is_timeout_retry_header,
     })
 }
 
-fn route(message: &pb::Route) -> Checked<Route> {
+fn require_tls(message: &pb::VirtualHost) -> Checked<Option<RequireTls>> {
+    use pb::virtual_host::TlsRequirementType as Type;
+    let external_only = match Type::try_from(message.require_tls) {
+        Ok(Type::None) => return Ok(None),
+        Ok(Type::ExternalOnly) => true,
+        Ok(Type::All) => false,
+        Err(_) => return refuse("an unknown value").at("require_tls"),
+    };
+    let redirect = Arc::new(Route {
+        name: "require_tls".into(),
+        condition: RouteMatch::path(PathMatch::Prefix(String::new())),
+        action: Action::Redirect(Box::new(Redirect::to_https())),
+        edits: Edits::default(),
+        overrides: Overrides::default(),
+    });
+    Ok(Some(RequireTls {
+        external_only,
+        redirect,
+    }))
+}
+
+fn route(
+    message: &pb::Route,
+    body: Option<u32>,
+    retry: Option<&Arc<RetryPolicy>>,
+) -> Checked<Route> {
     let Some(condition) = &message.r#match else {
         return refuse("a match is needed").at("match");
     };
     let action = match &message.action {
         Some(pb::route::Action::Route(action)) => {
-            Action::Forward(Box::new(forward(action).at("route")?))
+            Action::Forward(Box::new(forward(action, retry).at("route")?))
         }
         Some(pb::route::Action::Redirect(action)) => {
             Action::Redirect(Box::new(redirect(action).at("redirect")?))
         }
-        Some(pb::route::Action::DirectResponse(action)) => respond(action).at("direct_response")?,
+        Some(pb::route::Action::DirectResponse(action)) => {
+            respond(action, body).at("direct_response")?
+        }
         _ => return refuse("route, redirect or direct_response is needed"),
     };
     Ok(Route {
@@ -117,3 +164,6 @@ pub(super) fn data(message: &DataSource) -> Checked<Vec<u8>> {
         _ => refuse("inline_bytes or inline_string is needed"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,3 +106,18 @@ message!(HEADER_VALUE_OPTION, "envoy.config.core.v3.HeaderValueOption", {
     3 append_action: take,
     4 keep_empty_value: take,
 });
+
+message!(REGEX_SUBSTITUTE, "envoy.type.matcher.v3.RegexMatchAndSubstitute", {
+    1 pattern: into REGEX_MATCHER,
+    2 substitution: take,
+});
+
+message!(SUBSTITUTION_FORMAT, "envoy.config.core.v3.SubstitutionFormatString", {
+    1 text_format: take,
+    2 json_format: take,
+    3 omit_empty_values: take,
+    4 content_type: take,
+    5 text_format_source: into DATA_SOURCE,
+    6 formatters: refuse,
+    7 json_format_options: ignore "keys are always in order",
+});

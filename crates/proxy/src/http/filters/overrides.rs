@@ -6,8 +6,7 @@ use std::sync::Arc;
 use super::Filter;
 use crate::matcher::RequestView;
 use crate::rbac::Rbac;
-use crate::route::{Action, Found, RouteTable, WeightedCluster};
-use crate::worker::roll;
+use crate::route::{Action, Client, Edits, Found, RouteTable, WeightedCluster};
 
 /// The `typed_per_filter_config` of one level: filter names with their settings. Few, so a list.
 #[derive(Debug, Default)]
@@ -65,10 +64,17 @@ impl Overrides {
 
 impl<'r> Routing<'r> {
     /// The route of a request.
-    pub fn find(table: Option<&'r RouteTable>, request: &RequestView<'_>) -> Routing<'r> {
-        let found = table.and_then(|table| table.find(request));
+    pub fn find(
+        table: Option<&'r RouteTable>,
+        request: &RequestView<'_>,
+        client: &Client,
+    ) -> Routing<'r> {
+        let found = table.and_then(|table| table.find(request, client));
         let picked = match found.map(|found| &found.route.action) {
-            Some(Action::Forward(forward)) => forward.target.pick(roll()),
+            Some(Action::Forward(forward)) => {
+                let draw = forward.target.draw(request, client.roll, None);
+                forward.target.pick(draw)
+            }
             _ => None,
         };
         Routing {
@@ -77,6 +83,15 @@ impl<'r> Routing<'r> {
             cluster: picked.map(|(name, _)| name),
             weighted: picked.and_then(|(_, weighted)| weighted),
         }
+    }
+
+    /// Changes to headers, in the order in which they are made.
+    pub fn edits(&self) -> impl Iterator<Item = &'r Edits> + use<'r> {
+        let weighted = self.weighted;
+        let levels = self.table.zip(self.found);
+        levels
+            .into_iter()
+            .flat_map(move |(table, found)| table.edits(&found, weighted))
     }
 
     /// The levels that may say something about filters, the most specific first.
