@@ -15,7 +15,7 @@ use crate::chain::Arrival;
 use crate::inspect::{self, Verdict};
 use crate::listener::{Chain, Listener, NetworkFilter, Terminal};
 use crate::net::{Socket, Stream, canonical, original_destination};
-use crate::rbac::Peer;
+use crate::rbac::{Peer, Rules};
 use crate::reason::Reason;
 use crate::stats::{HttpStats, ListenerStats};
 use crate::tls::{is_outlived, names};
@@ -200,13 +200,10 @@ async fn run(socket: Socket, mut connection: Connection) {
         Err(reason) => return connection.refuse(reason, None),
     };
     for filter in &chain.filters {
-        let NetworkFilter::Rbac(rbac) = filter;
-        let verdict = rbac.decide(&connection.peer, None);
-        if !verdict.allowed {
-            connection.stats.rbac_denied.increment();
-            return connection.refuse(Reason::Denied, verdict.policy);
+        let NetworkFilter::Rbac(rules) = filter;
+        if let Err(policy) = connection.judge(rules) {
+            return connection.refuse(Reason::Denied, policy);
         }
-        connection.stats.rbac_allowed.increment();
     }
     match &chain.terminal {
         Terminal::Tcp(proxy) => tcp::serve(stream, &connection, proxy).await,
@@ -253,6 +250,28 @@ async fn accept(socket: Socket, connection: &mut Connection) -> Result<Stream, R
 }
 
 impl Connection {
+    /// Network RBAC; `Err` is the policy that denies.
+    fn judge(&self, rules: &Rules) -> Result<(), Option<Arc<str>>> {
+        let stats = &self.stats;
+        if let Some(shadow) = &rules.shadow {
+            if shadow.decide(&self.peer, None).allowed {
+                stats.rbac_shadow_allowed.increment();
+            } else {
+                stats.rbac_shadow_denied.increment();
+            }
+        }
+        let Some(enforced) = &rules.enforced else {
+            return Ok(());
+        };
+        let verdict = enforced.decide(&self.peer, None);
+        if !verdict.allowed {
+            stats.rbac_denied.increment();
+            return Err(verdict.policy);
+        }
+        stats.rbac_allowed.increment();
+        Ok(())
+    }
+
     /// A log line with what is known of every request of the connection.
     pub fn line(&self) -> Line {
         Line {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::chain::ChainTable;
 use crate::http::filters::Filter;
-use crate::rbac::Rbac;
+use crate::rbac::Rules;
 use crate::route::RouteTable;
 use crate::stats::HttpStats;
 use crate::tls::{DownstreamTls, TlsServer};
@@ -101,7 +101,7 @@ pub struct Chain {
 #[derive(Debug)]
 pub enum NetworkFilter {
     /// RBAC over connections.
-    Rbac(Arc<Rbac>),
+    Rbac(Rules),
 }
 
 /// The last filter of a chain.

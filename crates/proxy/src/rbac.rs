@@ -76,6 +76,8 @@ pub enum Principal {
     Authenticated(Option<StringMatch>),
     /// The address of the connection's other end.
     SourceIp(IpNet),
+    /// The client's address, as forwarding headers tell it where they are believed.
+    RemoteIp(IpNet),
     /// A header of the request.
     Header(HeaderMatch),
     /// The path without the query.
@@ -104,15 +106,44 @@ pub struct Verdict {
     pub policy: Option<Arc<str>>,
 }
 
+/// What a filter enforces, and what it would.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// Without any, everything passes.
+    pub enforced: Option<Arc<Rbac>>,
+    /// Decided and counted, but of no effect.
+    pub shadow: Option<Arc<Rbac>>,
+}
+
+/// What is asked: a connection, or a request on it.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    peer: &'a Peer,
+    request: Option<&'a RequestView<'a>>,
+    remote: IpAddr,
+}
+
 // === impl Rbac ===
 
 impl Rbac {
     /// Decides over a connection (no request) or a request. Without a request, conditions on headers fail.
     pub fn decide(&self, peer: &Peer, request: Option<&RequestView<'_>>) -> Verdict {
-        let matched = self
-            .policies
-            .iter()
-            .find(|policy| policy.matches(peer, request));
+        self.decide_from(peer, request, peer.source)
+    }
+
+    /// As [`Rbac::decide`], for a client whose address is another than the connection's.
+    pub fn decide_from(
+        &self,
+        peer: &Peer,
+        request: Option<&RequestView<'_>>,
+        remote: IpAddr,
+    ) -> Verdict {
+        let asked = Asked {
+            peer,
+            request,
+            remote,
+        };
+        let matched = self.policies.iter().find(|policy| policy.matches(asked));
         let policy = matched.map(|policy| policy.name.clone());
         let allowed = match self.action {
             Action::Allow => matched.is_some(),
@@ -124,56 +155,62 @@ impl Rbac {
 }
 
 impl Policy {
-    fn matches(&self, peer: &Peer, request: Option<&RequestView<'_>>) -> bool {
+    fn matches(&self, asked: Asked<'_>) -> bool {
         self.permissions
             .iter()
-            .any(|permission| permission.holds(peer, request))
+            .any(|permission| permission.holds(asked))
             && self
                 .principals
                 .iter()
-                .any(|principal| principal.holds(peer, request))
+                .any(|principal| principal.holds(asked))
     }
 }
 
 impl Permission {
-    fn holds(&self, peer: &Peer, request: Option<&RequestView<'_>>) -> bool {
+    fn holds(&self, asked: Asked<'_>) -> bool {
         match self {
             Permission::Any => true,
-            Permission::And(all) => all.iter().all(|one| one.holds(peer, request)),
-            Permission::Or(some) => some.iter().any(|one| one.holds(peer, request)),
-            Permission::Not(inner) => !inner.holds(peer, request),
-            Permission::Header(matcher) => request.is_some_and(|request| matcher.matches(request)),
-            Permission::Path(matcher) => {
-                request.is_some_and(|request| matcher.matches(path(request)))
-            }
-            Permission::DestinationIp(range) => range.contains(&peer.destination.ip()),
+            Permission::And(all) => all.iter().all(|one| one.holds(asked)),
+            Permission::Or(some) => some.iter().any(|one| one.holds(asked)),
+            Permission::Not(inner) => !inner.holds(asked),
+            Permission::Header(matcher) => asked
+                .request
+                .is_some_and(|request| matcher.matches(request)),
+            Permission::Path(matcher) => asked
+                .request
+                .is_some_and(|request| matcher.matches(path(request))),
+            Permission::DestinationIp(range) => range.contains(&asked.peer.destination.ip()),
             Permission::DestinationPort(start, end) => {
-                (*start..*end).contains(&u32::from(peer.destination.port()))
+                (*start..*end).contains(&u32::from(asked.peer.destination.port()))
             }
             Permission::ServerName(matcher) => {
-                matcher.matches(peer.server_name.as_deref().unwrap_or_default())
+                matcher.matches(asked.peer.server_name.as_deref().unwrap_or_default())
             }
         }
     }
 }
 
 impl Principal {
-    fn holds(&self, peer: &Peer, request: Option<&RequestView<'_>>) -> bool {
+    fn holds(&self, asked: Asked<'_>) -> bool {
         match self {
             Principal::Any => true,
-            Principal::And(all) => all.iter().all(|one| one.holds(peer, request)),
-            Principal::Or(some) => some.iter().any(|one| one.holds(peer, request)),
-            Principal::Not(inner) => !inner.holds(peer, request),
-            Principal::Authenticated(None) => peer.names.is_some(),
-            Principal::Authenticated(Some(matcher)) => peer
+            Principal::And(all) => all.iter().all(|one| one.holds(asked)),
+            Principal::Or(some) => some.iter().any(|one| one.holds(asked)),
+            Principal::Not(inner) => !inner.holds(asked),
+            Principal::Authenticated(None) => asked.peer.names.is_some(),
+            Principal::Authenticated(Some(matcher)) => asked
+                .peer
                 .names
                 .as_ref()
                 .is_some_and(|names| names.iter().any(|name| matcher.matches(name))),
-            Principal::SourceIp(range) => range.contains(&peer.source),
-            Principal::Header(matcher) => request.is_some_and(|request| matcher.matches(request)),
-            Principal::Path(matcher) => {
-                request.is_some_and(|request| matcher.matches(path(request)))
-            }
+            Principal::SourceIp(range) => range.contains(&asked.peer.source),
+            Principal::RemoteIp(range) => range.contains(&asked.remote),
+            Principal::Header(matcher) => asked
+                .request
+                .is_some_and(|request| matcher.matches(request)),
+            Principal::Path(matcher) => asked
+                .request
+                .is_some_and(|request| matcher.matches(path(request))),
         }
     }
 }
@@ -290,6 +327,68 @@ mod tests {
                 expected,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn the_clients_address_may_be_another_than_the_connections() {
+        let range = |text: &str| text.parse::<IpNet>().unwrap();
+        let remote: IpAddr = [203, 0, 113, 7].into();
+        let cases = [
+            (Principal::SourceIp(range("10.0.0.9/32")), true),
+            (Principal::SourceIp(range("203.0.113.0/24")), false),
+            (Principal::RemoteIp(range("203.0.113.0/24")), true),
+            (Principal::RemoteIp(range("10.0.0.9/32")), false),
+        ];
+        for (principal, expected) in cases {
+            let text = format!("{principal:?}");
+            let rbac = allow(vec![Permission::Any], vec![principal]);
+            let verdict = rbac.decide_from(&peer(None, 1), None, remote);
+            assert_eq!(verdict.allowed, expected, "{text}");
+        }
+        let direct = allow(
+            vec![Permission::Any],
+            vec![Principal::RemoteIp(range("10.0.0.9/32"))],
+        );
+        assert!(direct.decide(&peer(None, 1), None).allowed);
+    }
+
+    #[test]
+    fn what_is_denied_stays_denied_in_every_spelling_of_its_path() {
+        let deny = Rbac {
+            action: Action::Deny,
+            policies: vec![Policy {
+                name: "p".into(),
+                permissions: vec![Permission::Path(StringMatch::Affix(
+                    crate::matcher::Affix::Prefix,
+                    "/admin".into(),
+                ))],
+                principals: vec![Principal::Any],
+            }],
+        };
+        let spellings = [
+            "%61dmin",
+            "a%64min",
+            "./admin",
+            "x/../admin",
+            "x/%2e%2E/admin",
+            ".//../admin",
+        ];
+        let headers = http::HeaderMap::new();
+        for spelling in spellings {
+            for prefix in ["/", "/./", "/y/../", "//", "/.\\"] {
+                let raw = format!("{prefix}{spelling}/x");
+                let normal = crate::http::path::normalize(&raw, true).unwrap();
+                let request = RequestView {
+                    method: "GET",
+                    path_and_query: &normal,
+                    authority: "h",
+                    scheme: "http",
+                    headers: &headers,
+                };
+                let verdict = deny.decide(&peer(None, 1), Some(&request));
+                assert!(!verdict.allowed, "{raw} became {normal}");
+            }
         }
     }
 

@@ -242,10 +242,8 @@ fn network_filter(any: &Any) -> Checked<NetworkFilter> {
     match extension::<NetworkRbac>(any) {
         Some(message) => {
             let message = message?;
-            match &message.rules {
-                Some(rules) => Ok(NetworkFilter::Rbac(rbac::rbac(rules).at("rules")?)),
-                None => refuse("rules are needed").at("rules"),
-            }
+            let rules = rbac::rules(message.rules.as_ref(), message.shadow_rules.as_ref())?;
+            Ok(NetworkFilter::Rbac(rules))
         }
         None => refuse(format!(
             "{:?} cannot stand before the last filter",

@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
 use super::matching::{header, range, string};
 use super::{At, Checked, each, refuse};
 use crate::matcher::StringMatch;
-use crate::rbac::{Action, Permission, Policy, Principal, Rbac};
+use crate::rbac::{Action, Permission, Policy, Principal, Rbac, Rules};
 
 pub(super) fn rbac(message: &pb::Rbac) -> Checked<Arc<Rbac>> {
     let action = match pb::rbac::Action::try_from(message.action) {
@@ -24,6 +24,14 @@ pub(super) fn rbac(message: &pb::Rbac) -> Checked<Arc<Rbac>> {
         .collect::<Checked<Vec<Policy>>>()?;
     policies.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(Arc::new(Rbac { action, policies }))
+}
+
+/// What a filter enforces, and what it would.
+pub(super) fn rules(enforced: Option<&pb::Rbac>, shadow: Option<&pb::Rbac>) -> Checked<Rules> {
+    Ok(Rules {
+        enforced: enforced.map(rbac).transpose().at("rules")?,
+        shadow: shadow.map(rbac).transpose().at("shadow_rules")?,
+    })
 }
 
 fn policy(name: &str, message: &pb::Policy) -> Checked<Policy> {
@@ -87,6 +95,7 @@ fn principal(message: &pb::Principal) -> Checked<Principal> {
         Some(Identifier::DirectRemoteIp(message)) => {
             Principal::SourceIp(range(message).at("direct_remote_ip")?)
         }
+        Some(Identifier::RemoteIp(message)) => Principal::RemoteIp(range(message).at("remote_ip")?),
         Some(Identifier::Header(message)) => Principal::Header(header(message).at("header")?),
         Some(Identifier::UrlPath(message)) => Principal::Path(path(message).at("url_path")?),
         _ => return refuse("this kind of principal is not supported"),

@@ -36,6 +36,8 @@ pub struct Target {
     pub scheme: &'static str,
     /// The protocol the client wants to switch to, lower case.
     pub upgrade: Option<String>,
+    /// The client's address, where forwarding headers are believed and name one.
+    pub remote: Option<IpAddr>,
 }
 
 /// A request from a connection, for headers that name the client.
@@ -107,6 +109,7 @@ pub fn sanitize(
         path_and_query,
         scheme,
         upgrade,
+        remote: None,
     })
 }
 

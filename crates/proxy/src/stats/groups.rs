@@ -202,6 +202,10 @@ group! {
         rbac_allowed: Counter = "rbac.allowed",
         /// Connections that network RBAC refused.
         rbac_denied: Counter = "rbac.denied",
+        /// Connections that network RBAC would let pass by its shadow rules.
+        rbac_shadow_allowed: Counter = "rbac.shadow_allowed",
+        /// Connections that network RBAC would refuse by its shadow rules.
+        rbac_shadow_denied: Counter = "rbac.shadow_denied",
     }
 }
 
@@ -294,6 +298,10 @@ group! {
         rbac_allowed: Counter = "rbac.allowed",
         /// Requests that HTTP RBAC refused.
         rbac_denied: Counter = "rbac.denied",
+        /// Requests that HTTP RBAC would let pass by its shadow rules.
+        rbac_shadow_allowed: Counter = "rbac.shadow_allowed",
+        /// Requests that HTTP RBAC would refuse by its shadow rules.
+        rbac_shadow_denied: Counter = "rbac.shadow_denied",
         /// Requests whose client chose to be traced.
         traced_by_client: Counter = "tracing.client_enabled",
         /// Requests drawn to be traced.

@@ -13,7 +13,7 @@ use super::{At, Checked, extension, rbac, refuse};
 use crate::http::filters::extension::{factory, route_factory};
 use crate::http::filters::overrides::{Override, Overrides, Setting};
 use crate::http::filters::{Filter, HttpFilter};
-use crate::rbac::Rbac;
+use crate::rbac::Rules;
 
 /// The filters before the router, and the router.
 pub(super) fn filters(list: &[pb::HttpFilter]) -> Checked<(Vec<Filter>, Router)> {
@@ -78,7 +78,7 @@ fn setting(any: &Any) -> Checked<Setting> {
 fn override_of(any: &Any) -> Checked<Override> {
     if let Some(found) = extension::<RbacPerRoute>(any) {
         let rules = found?.rbac.as_ref().map(rules).transpose().at("rbac")?;
-        return Ok(Override::Rbac(rules.flatten()));
+        return Ok(Override::Rbac(rules.unwrap_or_default()));
     }
     match route_factory(message_name(any)).map(|factory| factory.route(&any.value)) {
         Some(Ok(made)) => Ok(Override::Extension(made)),
@@ -87,9 +87,8 @@ fn override_of(any: &Any) -> Checked<Override> {
     }
 }
 
-fn rules(message: &HttpRbac) -> Checked<Option<Arc<Rbac>>> {
-    let rules = message.rules.as_ref().map(rbac::rbac);
-    rules.transpose().at("rules")
+fn rules(message: &HttpRbac) -> Checked<Rules> {
+    rbac::rules(message.rules.as_ref(), message.shadow_rules.as_ref())
 }
 
 fn message_name(any: &Any) -> &str {

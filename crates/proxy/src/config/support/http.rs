@@ -94,7 +94,7 @@ message!(ROUTER, "envoy.extensions.filters.http.router.v3.Router", {
 
 message!(HTTP_RBAC, "envoy.extensions.filters.http.rbac.v3.RBAC", {
     1 rules: into RBAC,
-    2 shadow_rules: ignore "shadow rules decide nothing",
+    2 shadow_rules: into RBAC,
     3 shadow_rules_stat_prefix: ignore "names of statistics are our own",
     4 matcher: refuse,
     5 shadow_matcher: refuse,
@@ -108,7 +108,7 @@ message!(HTTP_RBAC_PER_ROUTE, "envoy.extensions.filters.http.rbac.v3.RBACPerRout
 
 message!(NETWORK_RBAC, "envoy.extensions.filters.network.rbac.v3.RBAC", {
     1 rules: into RBAC,
-    2 shadow_rules: ignore "shadow rules decide nothing",
+    2 shadow_rules: into RBAC,
     3 stat_prefix: ignore "names of statistics are our own",
     4 enforcement_type: ignore "identity cannot change within a connection",
     5 shadow_rules_stat_prefix: ignore "names of statistics are our own",
@@ -163,7 +163,7 @@ message!(PRINCIPAL, "envoy.config.rbac.v3.Principal", {
     8 not_id: into PRINCIPAL,
     9 url_path: into PATH_MATCHER,
     10 direct_remote_ip: into CIDR_RANGE,
-    11 remote_ip: refuse,
+    11 remote_ip: into CIDR_RANGE,
     12 filter_state: refuse,
     13 sourced_metadata: refuse,
     14 custom: refuse,

@@ -24,7 +24,7 @@ use super::reply::LocalReply;
 use crate::access::Line;
 use crate::connection::Connection;
 use crate::matcher::RequestView;
-use crate::rbac::Rbac;
+use crate::rbac::Rules;
 use crate::reason::Reason;
 
 /// A filter in its place.
@@ -41,8 +41,8 @@ pub struct Filter {
 /// What a filter is.
 #[derive(Debug)]
 pub enum HttpFilter {
-    /// RBAC over requests; without rules everything passes.
-    Rbac(Option<Arc<Rbac>>),
+    /// RBAC over requests.
+    Rbac(Rules),
     /// Somebody else's.
     Extension(Arc<dyn Extension>),
 }
@@ -160,7 +160,7 @@ pub async fn request(
             continue;
         }
         let state = match &filter.kind {
-            HttpFilter::Rbac(rules) => rbac::request(&filter.name, rules.as_ref(), context)?,
+            HttpFilter::Rbac(rules) => rbac::request(&filter.name, rules, context)?,
             HttpFilter::Extension(extension) => {
                 extension::request(extension.as_ref(), &filter.name, context).await?
             }

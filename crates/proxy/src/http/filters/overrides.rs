@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Filter;
 use crate::matcher::RequestView;
-use crate::rbac::Rbac;
+use crate::rbac::Rules;
 use crate::route::{Action, Client, Edits, Found, RouteTable, WeightedCluster};
 
 /// The `typed_per_filter_config` of one level: filter names with their settings. Few, so a list.
@@ -24,8 +24,8 @@ pub enum Setting {
 /// A filter's configuration of a level.
 #[derive(Debug)]
 pub enum Override {
-    /// These rules instead; without any, everything passes.
-    Rbac(Option<Arc<Rbac>>),
+    /// These rules instead.
+    Rbac(Rules),
     /// An extension's.
     Extension(Arc<dyn Any + Send + Sync>),
 }

@@ -1,28 +1,32 @@
 //! RBAC over requests.
 
-use std::sync::Arc;
-
 use super::overrides::Override;
 use super::{FilterContext, Verdict};
 use crate::http::reply::LocalReply;
-use crate::rbac::Rbac;
+use crate::rbac::Rules;
 use crate::reason::Reason;
 
 /// Lets a request pass, or answers 403. The most specific override of its route counts.
-pub(super) fn request(
-    name: &str,
-    rules: Option<&Arc<Rbac>>,
-    context: &mut FilterContext<'_, '_>,
-) -> Verdict {
+pub(super) fn request(name: &str, rules: &Rules, context: &mut FilterContext<'_, '_>) -> Verdict {
     let rules = match context.routing.specific(name) {
-        Some(Override::Rbac(rules)) => rules.as_ref(),
+        Some(Override::Rbac(rules)) => rules,
         _ => rules,
     };
-    let Some(rules) = rules else {
+    let peer = &context.connection.peer;
+    let remote = context.target.remote.unwrap_or(peer.source);
+    let stats = context.connection.http_stats();
+    if let Some(shadow) = &rules.shadow {
+        let verdict = shadow.decide_from(peer, Some(&context.view()), remote);
+        if verdict.allowed {
+            stats.rbac_shadow_allowed.increment();
+        } else {
+            stats.rbac_shadow_denied.increment();
+        }
+    }
+    let Some(enforced) = &rules.enforced else {
         return Ok(None);
     };
-    let verdict = rules.decide(&context.connection.peer, Some(&context.view()));
-    let stats = context.connection.http_stats();
+    let verdict = enforced.decide_from(peer, Some(&context.view()), remote);
     if verdict.allowed {
         stats.rbac_allowed.increment();
         return Ok(None);
