@@ -14,9 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::{info, warn};
 use xds::client::{Machine, Mode, Request, Response};
 
+use crate::cluster::Upkeep;
 use crate::config::{ConfigParser, Resource};
 use crate::control_plane::{ControlPlane, backoff};
-use crate::dns::Lookups;
 use crate::listeners::Listeners;
 use crate::snapshot::{Builder, drain_removed};
 use crate::worker::{Shared, roll};
@@ -42,8 +42,8 @@ pub struct Ads {
     pub shared: Arc<Shared>,
     /// Sockets.
     pub listeners: Arc<Mutex<Listeners>>,
-    /// Names.
-    pub lookups: Lookups,
+    /// What clusters need done in the background.
+    pub upkeep: Upkeep,
     /// Who we are.
     pub node: Node,
     /// The stream waits for our own certificate.
@@ -184,7 +184,7 @@ impl Ads {
     fn apply(&mut self) {
         let old = self.shared.snapshot.load_full();
         let new = Arc::new(self.builder.build(&self.machine.lock(), &old));
-        self.lookups.apply(&new);
+        self.upkeep.apply(&new);
         self.shared.snapshot.store(new.clone());
         self.listeners.lock().apply(&new);
         drain_removed(&old, &new);

@@ -1,101 +1,63 @@
 //! Clusters whose endpoints are names: asked anew in the background, last good answer kept.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
-use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use crate::cluster::{Cluster, Discovery, Dns, EndpointConfig, Family};
-use crate::snapshot::Snapshot;
+use crate::cluster::{Assignment, Cluster, Dns, DnsHost, EndpointConfig, Family};
+use crate::worker::roll;
 
-/// First wait after a failure; it doubles up to …
-const RETRY: Duration = Duration::from_secs(1);
-/// … this.
-const RETRY_MOST: Duration = Duration::from_secs(30);
 /// However short or long a record's time to live is.
 const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
-/// The background lookups, one task per DNS cluster.
-pub struct Lookups {
-    resolver: Option<Arc<TokioResolver>>,
-    running: HashMap<Arc<str>, (Arc<Cluster>, JoinHandle<()>)>,
+/// The answer about one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    /// These addresses, for so long; none if there is no such name.
+    Found(Vec<IpAddr>, Duration),
+    /// Nobody answered, or not sensibly.
+    Failed,
 }
 
-// === impl Lookups ===
-
-impl Lookups {
-    /// Lookups through the system's resolver configuration.
-    pub fn new() -> Lookups {
-        let built = TokioResolver::builder_tokio().and_then(|mut builder| {
-            let options = builder.options_mut();
-            // Names of the configuration are complete but for search domains, as with libc.
-            options.cache_size = 0;
-            options.ip_strategy = hickory_resolver::config::LookupIpStrategy::Ipv4AndIpv6;
-            builder.build()
-        });
-        match built {
-            Ok(resolver) => Lookups {
-                resolver: Some(Arc::new(resolver)),
-                running: HashMap::new(),
-            },
-            Err(error) => {
-                warn!(%error, "no DNS resolver: clusters with names will have no endpoints");
-                Lookups {
-                    resolver: None,
-                    running: HashMap::new(),
-                }
-            }
-        }
-    }
-
-    /// Starts lookups of new clusters and ends those of removed ones.
-    pub fn apply(&mut self, snapshot: &Snapshot) {
-        self.running.retain(|name, (cluster, task)| {
-            let stays = snapshot
-                .clusters
-                .get(name)
-                .is_some_and(|now| Arc::ptr_eq(now, cluster));
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for (name, cluster) in &snapshot.clusters {
-            if let Discovery::Dns(dns) = &cluster.config.discovery
-                && !self.running.contains_key(name)
-            {
-                let task = tokio::spawn(watch(self.resolver.clone(), cluster.clone(), dns.clone()));
-                self.running.insert(name.clone(), (cluster.clone(), task));
-            }
+/// A resolver as the system's configuration says.
+pub fn resolver() -> Option<TokioResolver> {
+    let built = TokioResolver::builder_tokio().and_then(|mut builder| {
+        let options = builder.options_mut();
+        // Names of the configuration are complete but for search domains, as with libc.
+        options.cache_size = 0;
+        options.ip_strategy = hickory_resolver::config::LookupIpStrategy::Ipv4AndIpv6;
+        builder.build()
+    });
+    match built {
+        Ok(resolver) => Some(resolver),
+        Err(error) => {
+            warn!(%error, "no DNS resolver: clusters with names will have no endpoints");
+            None
         }
     }
 }
 
-impl Default for Lookups {
-    fn default() -> Lookups {
-        Lookups::new()
-    }
-}
-
-impl Drop for Lookups {
-    fn drop(&mut self) {
-        for (_, task) in self.running.values() {
-            task.abort();
-        }
-    }
-}
-
-async fn watch(resolver: Option<Arc<TokioResolver>>, cluster: Arc<Cluster>, dns: Arc<Dns>) {
-    let mut retry = RETRY;
+/// Keeps a cluster's endpoints up to date, for ever.
+pub async fn watch(resolver: Option<Arc<TokioResolver>>, cluster: Arc<Cluster>, dns: Arc<Dns>) {
+    let mut known: Vec<Vec<IpAddr>> = vec![Vec::new(); dns.hosts.len()];
+    let mut retry = dns.retry.0;
+    let mut good = Instant::now();
+    let [tried, done, failed] = &cluster.balance.lookups;
     loop {
-        let wait = match resolve(resolver.as_deref(), &dns).await {
-            Some((endpoints, ttl)) => {
-                cluster.assign(&endpoints);
-                retry = RETRY;
+        tried.increment();
+        let mut answers = Vec::with_capacity(dns.hosts.len());
+        for host in &dns.hosts {
+            answers.push(resolve(resolver.as_deref(), &host.name, dns.family).await);
+        }
+        let wait = match learn(&mut known, answers) {
+            Some(ttl) => {
+                done.increment();
+                good = Instant::now();
+                retry = dns.retry.0;
                 if dns.respect_ttl {
                     ttl.clamp(TTL.0, TTL.1)
                 } else {
@@ -103,56 +65,84 @@ async fn watch(resolver: Option<Arc<TokioResolver>>, cluster: Arc<Cluster>, dns:
                 }
             }
             None => {
+                failed.increment();
                 debug!(cluster = %cluster.config.name, "DNS lookup failed");
-                cluster.settle();
                 let wait = retry;
-                retry = retry.saturating_mul(2).min(RETRY_MOST);
+                retry = retry.saturating_mul(2).min(dns.retry.1);
                 wait
             }
         };
-        tokio::time::sleep(wait).await;
+        let age = i64::try_from(good.elapsed().as_secs()).unwrap_or(i64::MAX);
+        cluster.balance.lookup_age.set(age);
+        cluster.assign(Arc::new(assignment(&dns, &known)));
+        let jitter = u64::try_from(dns.jitter.as_millis()).unwrap_or(u64::MAX);
+        let jitter = Duration::from_millis(roll() % jitter.saturating_add(1));
+        sleep(wait.saturating_add(jitter)).await;
     }
 }
 
-/// The endpoints of all names; `None` if no name has an address.
-async fn resolve(
-    resolver: Option<&TokioResolver>,
-    dns: &Dns,
-) -> Option<(Vec<EndpointConfig>, Duration)> {
-    let mut endpoints = Vec::new();
-    let mut ttl = TTL.1;
-    for (name, port, weight) in &dns.hosts {
-        let addresses = match name.parse::<IpAddr>() {
-            Ok(address) => vec![address],
-            Err(_) => {
-                let found = resolver?.lookup_ip(name.as_str()).await;
-                match found {
-                    Ok(found) => {
-                        ttl = ttl.min(
-                            found
-                                .valid_until()
-                                .saturating_duration_since(Instant::now()),
-                        );
-                        choose(found.iter().collect(), dns.family)
-                    }
-                    Err(error) => {
-                        debug!(%name, %error, "DNS");
-                        Vec::new()
-                    }
-                }
+/// Takes the answers in: what failed keeps its last good addresses. Yields the shortest time to live, or nothing if
+/// an answer is missing.
+fn learn(known: &mut [Vec<IpAddr>], answers: Vec<Answer>) -> Option<Duration> {
+    let mut shortest = Some(TTL.1);
+    for (known, answer) in known.iter_mut().zip(answers) {
+        match answer {
+            Answer::Found(addresses, ttl) => {
+                *known = addresses;
+                shortest = shortest.map(|shortest| shortest.min(ttl));
             }
-        };
-        endpoints.extend(addresses.into_iter().map(|address| EndpointConfig {
-            address: SocketAddr::new(address, *port),
-            hostname: name.clone(),
-            weight: *weight,
-            priority: 0,
-            healthy: true,
-        }));
+            Answer::Failed => shortest = None,
+        }
     }
-    endpoints.sort_by_key(|endpoint| endpoint.address); // Answers rotate; endpoints must not.
-    endpoints.dedup_by_key(|endpoint| endpoint.address);
-    (!endpoints.is_empty()).then_some((endpoints, ttl))
+    shortest
+}
+
+/// The endpoints of all names.
+fn assignment(dns: &Dns, known: &[Vec<IpAddr>]) -> Assignment {
+    let mut endpoints = Vec::new();
+    for (host, addresses) in dns.hosts.iter().zip(known) {
+        // One logical endpoint connects to the first of its addresses; sorted, that one stays while it is there.
+        let most = if dns.logical { 1 } else { usize::MAX };
+        let mut addresses = addresses.clone();
+        addresses.sort_unstable(); // Answers rotate; endpoints must not.
+        addresses.dedup();
+        endpoints.extend(addresses.iter().take(most).map(|ip| endpoint(host, *ip)));
+    }
+    let mut seen = std::collections::HashSet::new();
+    endpoints.retain(|endpoint| seen.insert((endpoint.priority, endpoint.address)));
+    Assignment {
+        endpoints,
+        ..dns.frame.clone()
+    }
+}
+
+fn endpoint(host: &DnsHost, ip: IpAddr) -> EndpointConfig {
+    EndpointConfig {
+        address: SocketAddr::new(ip, host.endpoint.address.port()),
+        ..host.endpoint.clone()
+    }
+}
+
+async fn resolve(resolver: Option<&TokioResolver>, name: &str, family: Family) -> Answer {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Answer::Found(vec![address], TTL.1);
+    }
+    let Some(resolver) = resolver else {
+        return Answer::Failed;
+    };
+    match resolver.lookup_ip(name).await {
+        Ok(found) => {
+            let until = found.valid_until();
+            let ttl = until.saturating_duration_since(Instant::now());
+            Answer::Found(choose(found.iter().collect(), family), ttl)
+        }
+        // There is no such name, or it has no address: that is an answer.
+        Err(error) if error.is_no_records_found() => Answer::Found(Vec::new(), TTL.0),
+        Err(error) => {
+            debug!(%name, %error, "DNS");
+            Answer::Failed
+        }
+    }
 }
 
 fn choose(addresses: Vec<IpAddr>, family: Family) -> Vec<IpAddr> {
@@ -186,5 +176,66 @@ mod tests {
         for (addresses, family, expected) in cases {
             assert_eq!(choose(addresses, family), expected, "{family:?}");
         }
+    }
+
+    fn dns(logical: bool, names: &[(&str, u16)]) -> Dns {
+        let host = |(name, port): &(&str, u16)| DnsHost {
+            name: (*name).into(),
+            endpoint: EndpointConfig::plain(SocketAddr::from(([0, 0, 0, 0], *port))),
+        };
+        Dns {
+            hosts: names.iter().map(host).collect(),
+            frame: Assignment::default(),
+            logical,
+            refresh: Duration::from_secs(5),
+            respect_ttl: false,
+            retry: (Duration::from_secs(1), Duration::from_secs(30)),
+            jitter: Duration::ZERO,
+            family: Family::All,
+        }
+    }
+
+    fn ips(last: &[u8]) -> Vec<IpAddr> {
+        last.iter()
+            .map(|last| IpAddr::from([10, 0, 0, *last]))
+            .collect()
+    }
+
+    #[test]
+    fn a_failure_keeps_the_last_good_answer_and_an_empty_answer_does_not() {
+        let seconds = Duration::from_secs;
+        let mut known = vec![Vec::new(), Vec::new()];
+        let found = |last: &[u8], ttl| Answer::Found(ips(last), seconds(ttl));
+        assert_eq!(
+            learn(&mut known, vec![found(&[1], 9), found(&[2], 7)]),
+            Some(seconds(7))
+        );
+        assert_eq!(
+            learn(&mut known, vec![Answer::Failed, found(&[3], 7)]),
+            None
+        );
+        assert_eq!(known, [ips(&[1]), ips(&[3])]);
+        assert!(learn(&mut known, vec![found(&[], 9), found(&[3], 7)]).is_some());
+        assert_eq!(known, [ips(&[]), ips(&[3])]);
+    }
+
+    #[test]
+    fn addresses_become_endpoints_in_a_stable_order_each_once() {
+        let known = vec![ips(&[3, 1, 3]), ips(&[1])];
+        let list = |dns: &Dns| -> Vec<String> {
+            let assignment = assignment(dns, &known);
+            assignment
+                .endpoints
+                .iter()
+                .map(|e| e.address.to_string())
+                .collect()
+        };
+        assert_eq!(
+            list(&dns(false, &[("a", 80), ("b", 80)])),
+            ["10.0.0.1:80", "10.0.0.3:80"]
+        );
+        let two = list(&dns(false, &[("a", 80), ("b", 81)]));
+        assert_eq!(two, ["10.0.0.1:80", "10.0.0.3:80", "10.0.0.1:81"]);
+        assert_eq!(list(&dns(true, &[("a", 80)])), ["10.0.0.1:80"]);
     }
 }

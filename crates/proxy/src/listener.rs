@@ -122,6 +122,8 @@ pub struct TcpProxy {
     pub target: crate::route::Target,
     /// Without a byte in either direction.
     pub idle_timeout: Option<Duration>,
+    /// Consistent hashing goes by the client's address.
+    pub hash_source: bool,
     /// Endpoints tried before giving up.
     pub connect_attempts: u32,
 }

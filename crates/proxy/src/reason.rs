@@ -47,6 +47,8 @@ pub enum Reason {
     ClientGone,
     /// A circuit breaker of the cluster is open.
     UpstreamOverflow,
+    /// The control plane wants a share of the requests dropped.
+    DropOverload,
 }
 
 /// Who has to act.
@@ -97,7 +99,7 @@ const fn row(
 
 impl Reason {
     /// All of them, in the order of the docs.
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 22] = [
         Reason::RouteNotFound,
         Reason::ClusterNotFound,
         Reason::NoHealthyUpstream,
@@ -119,6 +121,7 @@ impl Reason {
         Reason::Overloaded,
         Reason::ClientGone,
         Reason::UpstreamOverflow,
+        Reason::DropOverload,
     ];
 
     /// The table: bodies, flags and details are Envoy's.
@@ -232,6 +235,13 @@ impl Reason {
             ),
             Reason::Loop => row("own_port", "-", S::LOOP_DETECTED, "", Downstream),
             Reason::Overloaded => row("overload", "OM", S::SERVICE_UNAVAILABLE, "", Local),
+            Reason::DropOverload => row(
+                "drop_overload",
+                "DO",
+                S::SERVICE_UNAVAILABLE,
+                "drop overload",
+                Policy,
+            ),
             Reason::UpstreamOverflow => row(
                 "upstream_reset_before_response_started{overflow}",
                 "UO",

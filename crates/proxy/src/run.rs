@@ -14,9 +14,9 @@ use xds::client::{Limits, Machine, Mode, Rejected};
 use crate::access::AccessLog;
 use crate::admin::{self, Admin};
 use crate::ads::Ads;
+use crate::cluster::Upkeep;
 use crate::config::{ConfigParser, Resource};
 use crate::control_plane::ControlPlane;
-use crate::dns::Lookups;
 use crate::listeners::Listeners;
 use crate::settings::{Settings, XdsMode};
 use crate::snapshot::Builder;
@@ -120,7 +120,7 @@ async fn supervise(
         },
         shared: shared.clone(),
         listeners: listeners.clone(),
-        lookups: Lookups::new(),
+        upkeep: Upkeep::new(),
         node: settings.node(),
         needs_identity: settings.bootstrap.is_none(),
         heard: false,

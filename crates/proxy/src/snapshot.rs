@@ -94,16 +94,7 @@ impl Builder {
             Discovery::Dns(_) | Discovery::OriginalDestination => None,
         };
         if let Some(assignment) = assignment {
-            let now = cluster.endpoints.load();
-            let same = now.all.len() == assignment.endpoints.len()
-                && now
-                    .all
-                    .iter()
-                    .zip(&assignment.endpoints)
-                    .all(|(endpoint, config)| endpoint.config == *config);
-            if !same || !cluster.resolved.load(std::sync::atomic::Ordering::Acquire) {
-                cluster.assign(&assignment.endpoints);
-            }
+            cluster.assign(assignment);
         }
     }
 

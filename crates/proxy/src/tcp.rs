@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::access::{Line, milliseconds};
-use crate::cluster::{ChoiceContext, Chosen, Cluster, Outcome as Judged};
+use crate::cluster::{ChoiceContext, Chosen, Cluster, Outcome as Judged, hash_source};
 use crate::connection::Connection;
 use crate::copy::{End, Outcome, both};
 use crate::listener::TcpProxy;
@@ -65,7 +65,7 @@ async fn open(
     settled(cluster).await;
     let mut reason = Reason::NoHealthyUpstream;
     for _ in 0..proxy.connect_attempts {
-        let chosen = cluster.choose(&ChoiceContext::new(&connection.peer, roll()))?;
+        let chosen = cluster.choose(&context(connection, proxy))?;
         line.upstream_host = Some(chosen.endpoint.config.address.to_string());
         match connect(&chosen, false).await {
             Ok((stream, connected)) => {
@@ -82,6 +82,13 @@ async fn open(
         }
     }
     Err(reason)
+}
+
+fn context(connection: &Connection, proxy: &TcpProxy) -> ChoiceContext<'static> {
+    ChoiceContext {
+        hash: proxy.hash_source.then(|| hash_source(connection.source)),
+        ..ChoiceContext::new(&connection.peer, roll())
+    }
 }
 
 /// Completes when the connection must end although both ends would go on.

@@ -11,17 +11,24 @@ mod support;
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
-use envoy_types::pb::google::protobuf::UInt32Value;
+use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use support::peers::{echo, get, raw};
 use support::{
     Http, Proxy, any, eventually, http_chain, listener, routes, static_cluster, tcp_chain,
 };
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use xds::client::Kind;
 
 fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
+}
+
+fn milliseconds(count: i32) -> Duration {
+    Duration {
+        seconds: 0,
+        nanos: count * 1_000_000,
+    }
 }
 
 /// A proxy with one HTTP listener, all of whose requests go to the cluster.
@@ -69,15 +76,11 @@ async fn a_request_above_the_limit_is_refused_as_overload_and_the_next_passes() 
     assert!(refused.ends_with("reset reason: overflow"), "{refused}");
 
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
-    tokio::io::AsyncWriteExt::write_all(&mut held, answer)
-        .await
-        .unwrap();
+    held.write_all(answer).await.unwrap();
     assert!(first.await.unwrap().ends_with("ok"));
     let third = tokio::spawn(async move { get(at, "/third", "").await });
     let (mut held, _) = server.accept().await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut held, answer)
-        .await
-        .unwrap();
+    held.write_all(answer).await.unwrap();
     assert!(third.await.unwrap().ends_with("ok"));
     let snapshot = proxy.shared.snapshot.load();
     assert_eq!(snapshot.clusters["c"].stats.pending_overflow.get(), 1);
@@ -110,10 +113,85 @@ async fn an_opaque_connection_above_the_limit_is_closed() {
     })
     .await;
     let mut stream = TcpStream::connect(at).await.unwrap();
-    tokio::io::AsyncWriteExt::shutdown(&mut stream)
-        .await
-        .unwrap();
+    stream.shutdown().await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert_eq!(answer, " bye");
+}
+
+/// A server that answers every request with this status and body, and closes.
+async fn answering(status: u16, body: &'static str) -> SocketAddr {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = server.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = stream.read_u8().await else {
+                        return;
+                    };
+                    head.push(byte);
+                }
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_is_ejected_and_comes_back() {
+    let (bad, good) = (answering(500, "bad").await, answering(200, "good").await);
+    let config = cluster::Cluster {
+        outlier_detection: Some(cluster::OutlierDetection {
+            consecutive_5xx: number(3),
+            max_ejection_percent: number(50),
+            base_ejection_time: Some(milliseconds(300)),
+            interval: Some(milliseconds(20)),
+            ..Default::default()
+        }),
+        ..static_cluster("c", &[bad, good], Http::One)
+    };
+    let (proxy, at) = http_proxy(&config);
+    let mut failed = 0;
+    for _ in 0..20 {
+        if get(at, "/", "").await.ends_with("bad") {
+            failed += 1;
+        }
+    }
+    assert_eq!(failed, 3, "three failures in a row eject");
+    let snapshot = proxy.shared.snapshot.load_full();
+    let mut page = String::new();
+    proxy::cluster::page(&snapshot.clusters["c"], true, &mut page);
+    let flags = format!("c::{bad}::health_flags::/failed_outlier_check\n");
+    assert!(page.contains(&flags), "{page}");
+    eventually("it is back", async || {
+        get(at, "/", "").await.ends_with("bad")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn names_are_looked_up_and_weights_and_priorities_of_endpoints_count() {
+    let (one, two) = (answering(200, "one").await, answering(200, "two").await);
+    // An address is a name that needs no server to be asked.
+    let mut config = static_cluster("c", &[one, two], Http::One);
+    let kind = cluster::cluster::DiscoveryType::StrictDns;
+    config.cluster_discovery_type = Some(cluster::cluster::ClusterDiscoveryType::Type(kind.into()));
+    let endpoints = &mut config.load_assignment.as_mut().unwrap().endpoints;
+    endpoints[0].lb_endpoints[1].load_balancing_weight = number(3);
+    let (_proxy, at) = http_proxy(&config);
+    let mut ones = 0;
+    for _ in 0..40 {
+        if get(at, "/", "").await.ends_with("one") {
+            ones += 1;
+        }
+    }
+    assert_eq!(ones, 10);
 }

@@ -22,9 +22,9 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use proxy::ads::Ads;
+use proxy::cluster::Upkeep;
 use proxy::config::ConfigParser;
 use proxy::control_plane::ControlPlane;
-use proxy::dns::Lookups;
 use proxy::identity;
 use proxy::listeners::Listeners;
 use proxy::settings::Settings;
@@ -267,7 +267,7 @@ async fn follows(mode: Mode) {
         },
         shared: shared.clone(),
         listeners: listeners.clone(),
-        lookups: Lookups::new(),
+        upkeep: Upkeep::new(),
         node: Default::default(),
         needs_identity: true,
         heard: false,

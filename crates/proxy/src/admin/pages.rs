@@ -1,7 +1,5 @@
 //! The smaller pages: clusters, listeners, certificates, the server itself.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
@@ -10,7 +8,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use xds::client::Kind;
 
 use super::{Admin, Answer, Query, json as answer_json, text};
-use crate::cluster::Endpoint;
+use crate::cluster::{Flag, Host, Reported, hosts, page};
 use crate::config::Value;
 use crate::tls::{Secret, names};
 
@@ -19,34 +17,27 @@ impl Admin {
         let snapshot = self.shared.snapshot.load();
         let mut clusters: Vec<_> = snapshot.clusters.values().collect();
         clusters.sort_by_key(|cluster| cluster.config.name.clone());
+        let machine = self.machine.lock();
+        let added = |name: &str| !machine.is_fixed(Kind::Cluster, name);
         if query.is("format", "json") {
-            let machine = self.machine.lock();
             let statuses: Vec<Json> = (clusters.iter())
                 .map(|cluster| {
                     let name = &*cluster.config.name;
-                    let hosts = cluster.endpoints.load();
                     json!({
                         "name": name,
-                        "added_via_api": !machine.is_fixed(Kind::Cluster, name),
+                        "added_via_api": added(name),
                         "observability_name": name,
-                        "host_statuses": hosts.all.iter().map(status).collect::<Vec<_>>(),
+                        "host_statuses": hosts(cluster).iter().map(status).collect::<Vec<_>>(),
                     })
                 })
                 .collect();
             return answer_json(&json!({ "cluster_statuses": statuses }));
         }
-        let mut page = String::new();
+        let mut text_page = String::new();
         for cluster in clusters {
-            let name = &cluster.config.name;
-            page.push_str(&format!("{name}::observability_name::{name}\n"));
-            for endpoint in &cluster.endpoints.load().all {
-                let address = endpoint.config.address;
-                for (key, value) in lines(endpoint) {
-                    page.push_str(&format!("{name}::{address}::{key}::{value}\n"));
-                }
-            }
+            page(cluster, added(&cluster.config.name), &mut text_page);
         }
-        text(http::StatusCode::OK, &page)
+        text(http::StatusCode::OK, &text_page)
     }
 
     pub(super) fn listeners(&self, query: &Query<'_>) -> Answer {
@@ -106,39 +97,10 @@ impl Admin {
     }
 }
 
-fn lines(endpoint: &Arc<Endpoint>) -> Vec<(&'static str, String)> {
-    let stats = &endpoint.stats;
-    let health = if endpoint.config.healthy {
-        "healthy"
-    } else {
-        "/failed_eds_health"
-    };
-    vec![
-        (
-            "cx_active",
-            endpoint.connections.load(Ordering::Relaxed).to_string(),
-        ),
-        ("cx_connect_fail", stats.connect_failures.get().to_string()),
-        ("cx_total", stats.connections.get().to_string()),
-        (
-            "rq_active",
-            endpoint.active.load(Ordering::Relaxed).to_string(),
-        ),
-        ("rq_error", stats.errors.get().to_string()),
-        ("rq_success", stats.successes.get().to_string()),
-        ("rq_timeout", stats.timeouts.get().to_string()),
-        ("rq_total", stats.requests.get().to_string()),
-        ("hostname", endpoint.config.hostname.clone()),
-        ("health_flags", health.to_owned()),
-        ("weight", endpoint.config.weight.to_string()),
-        ("priority", endpoint.config.priority.to_string()),
-    ]
-}
-
-fn status(endpoint: &Arc<Endpoint>) -> Json {
-    let address = endpoint.config.address;
+fn status(host: &Host) -> Json {
+    let address = host.endpoint.config.address;
     let mut stats = Vec::new();
-    for (name, value) in lines(endpoint).into_iter().take(8) {
+    for (name, value) in host.facts.iter().take(8) {
         let kind = if name.ends_with("_active") {
             "GAUGE"
         } else {
@@ -146,18 +108,26 @@ fn status(endpoint: &Arc<Endpoint>) -> Json {
         };
         stats.push(json!({ "name": name, "value": value, "type": kind }));
     }
-    let health = if endpoint.config.healthy {
-        "HEALTHY"
-    } else {
-        "UNHEALTHY"
+    let has = |flag| host.endpoint.has(flag).then_some(true);
+    let reported = match host.config.health {
+        Reported::Healthy => "HEALTHY",
+        Reported::Degraded => "DEGRADED",
+        Reported::Unhealthy => "UNHEALTHY",
+        Reported::Draining => "DRAINING",
     };
     json!({
         "address": { "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } },
         "stats": stats,
-        "health_status": { "eds_health_status": health },
-        "hostname": endpoint.config.hostname,
-        "weight": endpoint.config.weight,
-        "priority": endpoint.config.priority,
+        "health_status": {
+            "eds_health_status": reported,
+            "failed_active_health_check": has(Flag::FailedActiveCheck),
+            "failed_outlier_check": has(Flag::FailedOutlierCheck),
+            "pending_active_hc": has(Flag::PendingActiveCheck),
+            "pending_dynamic_removal": has(Flag::PendingRemoval),
+        },
+        "hostname": host.config.hostname,
+        "weight": host.config.weight,
+        "priority": host.config.priority,
     })
 }
 

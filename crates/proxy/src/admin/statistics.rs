@@ -53,7 +53,12 @@ impl Admin {
         let mut clusters: Vec<_> = snapshot.clusters.iter().collect();
         clusters.sort_by_key(|(name, _)| *name);
         for (name, cluster) in clusters {
-            samples.group(&Family::cluster(name), &*cluster.stats);
+            let family = Family::cluster(name);
+            samples.group(&family, &*cluster.stats);
+            cluster.numbers(&mut |short, is_gauge, number| match u64::try_from(number) {
+                Ok(number) if !is_gauge => samples.counter(&family, short, number),
+                _ => samples.gauge(&family, short, number),
+            });
         }
         filter.apply(&mut samples.0);
         Ok(samples)

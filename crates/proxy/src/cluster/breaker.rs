@@ -283,7 +283,7 @@ impl Drop for Retry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{cluster_with, endpoint};
+    use super::super::testing::{assignment, cluster_with, endpoint};
     use super::*;
 
     fn limited(limits: Limits) -> (Arc<Cluster>, Arc<Endpoint>) {
@@ -291,8 +291,8 @@ mod tests {
             config.thresholds.default = limits;
             config.thresholds.connections_per_endpoint = Some(2);
         });
-        cluster.assign(&[endpoint(1, 1, 0, true)]);
-        let endpoint = cluster.endpoints.load().all[0].clone();
+        cluster.assign(assignment(vec![endpoint(1, 1, 0)]));
+        let endpoint = cluster.endpoints.load().all[0].endpoint.clone();
         (cluster, endpoint)
     }
 

@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering;
 use http::StatusCode;
 
 use super::breaker::{Overflow, Pending, RoutingPriority};
-use super::{Cluster, Discovery, Endpoint};
+use super::members::{Draw, Endpoints, next};
+use super::{Cluster, Discovery, Endpoint, LbPolicy};
 use crate::rbac::Peer;
 use crate::reason::{Reason, grpc_to_http};
+use crate::worker::roll;
 
 /// What the choice depends on.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,8 @@ pub struct Chosen {
 pub enum NoEndpoint {
     /// There is none that may be used.
     Unhealthy,
+    /// The control plane wants a share of the requests dropped.
+    Dropped,
 }
 
 /// What came of a request or connection, for the judgement of its endpoint.
@@ -94,6 +98,7 @@ impl From<NoEndpoint> for Reason {
     fn from(no_endpoint: NoEndpoint) -> Reason {
         match no_endpoint {
             NoEndpoint::Unhealthy => Reason::NoHealthyUpstream,
+            NoEndpoint::Dropped => Reason::DropOverload,
         }
     }
 }
@@ -167,8 +172,18 @@ impl Cluster {
     /// Chooses an endpoint. The guards in what is returned count its load.
     pub fn choose(self: &Arc<Self>, context: &ChoiceContext<'_>) -> Result<Chosen, NoEndpoint> {
         let endpoint = match self.config.discovery {
-            Discovery::OriginalDestination => context.destination.map(Endpoint::original),
-            _ => self.untried(context),
+            Discovery::OriginalDestination => context
+                .destination
+                .map(|address| self.originals.at(address, self.workers)),
+            _ => {
+                let endpoints = self.endpoints.load();
+                let is_first = context.tried.is_empty();
+                if is_first && drops(&endpoints.assignment.drops, context.roll) {
+                    self.balance.dropped.increment();
+                    return Err(NoEndpoint::Dropped);
+                }
+                self.untried(&endpoints, context)
+            }
         };
         match endpoint {
             Some(endpoint) => Ok(Chosen::new(self.clone(), endpoint, context.priority)),
@@ -180,18 +195,25 @@ impl Cluster {
     }
 
     /// One that was not tried, if the choice finds one within its reselections.
-    fn untried(&self, context: &ChoiceContext<'_>) -> Option<Arc<Endpoint>> {
-        let mut roll = context.roll;
-        let mut chosen = self.pick(roll)?;
-        for _ in 0..context.reselections {
-            if !context.tried.contains(&chosen.config.address) {
-                break;
+    fn untried(&self, endpoints: &Endpoints, context: &ChoiceContext<'_>) -> Option<Arc<Endpoint>> {
+        let mut draw = Draw {
+            hash: context.hash.filter(|_| self.config.policy.is_hashing()),
+            roll: context.roll,
+            attempt: 0,
+        };
+        loop {
+            let (chosen, panic) = endpoints.pick(self.config.policy, draw);
+            if panic {
+                self.balance.healthy_panic.increment();
             }
-            // splitmix64's step: the next number of the same quality.
-            roll = roll.wrapping_add(0x9E37_79B9_7F4A_7C15).rotate_left(27);
-            chosen = self.pick(roll)?;
+            let chosen = chosen?;
+            let was_tried = context.tried.contains(&chosen.config.address);
+            if !was_tried || draw.attempt >= context.reselections {
+                return Some(chosen);
+            }
+            draw.attempt = draw.attempt.saturating_add(1);
+            draw.roll = next(draw.roll).rotate_left(17);
         }
-        Some(chosen)
     }
 
     /// Tells what came of a request or connection to an endpoint.
@@ -207,44 +229,61 @@ impl Cluster {
                 stats.errors.increment();
             }
         }
+        self.judge(endpoint, outcome, roll());
+    }
+}
+
+/// Whether a request is among those to be dropped: each share is of what the one before left.
+fn drops(shares: &[u32], roll: u64) -> bool {
+    let mut roll = roll;
+    shares.iter().any(|share| {
+        roll = next(roll);
+        (roll >> 32) % 1_000_000 < u64::from(*share)
+    })
+}
+
+impl LbPolicy {
+    /// Whether it goes by a request's hash.
+    pub fn is_hashing(self) -> bool {
+        matches!(self, LbPolicy::RingHash(_) | LbPolicy::Maglev(_))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{cluster_with, endpoint, peer};
+    use super::super::testing::{assignment, cluster_with, endpoint};
     use super::*;
 
     #[test]
     fn what_was_tried_is_passed_over_while_there_is_another() {
-        let cluster = cluster_with(|_| {});
-        cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 1, 0, true)]);
-        let tried = [cluster.endpoints.load().all[0].config.address];
-        let peer = peer();
-        for roll in 0..8 {
-            let context = ChoiceContext {
+        for policy in [
+            LbPolicy::RoundRobin,
+            LbPolicy::Random,
+            LbPolicy::Maglev(65_537),
+        ] {
+            let cluster = cluster_with(|config| config.policy = policy);
+            cluster.assign(assignment(vec![endpoint(1, 1, 0), endpoint(2, 1, 0)]));
+            let tried = [cluster.endpoints.load().all[0].config.address];
+            let context = |roll| ChoiceContext {
+                hash: Some(roll),
                 tried: &tried,
-                reselections: 3,
-                ..ChoiceContext::new(&peer, roll)
+                reselections: 20,
+                ..ChoiceContext::of_proxy(roll)
             };
-            let chosen = cluster.choose(&context).unwrap();
-            assert_eq!(chosen.endpoint.config.address.port(), 2);
+            for roll in 0..8 {
+                let chosen = cluster.choose(&context(roll)).unwrap();
+                assert_eq!(chosen.endpoint.config.address.port(), 2, "{policy:?}");
+            }
+            cluster.assign(assignment(vec![endpoint(1, 1, 0)]));
+            assert!(cluster.choose(&context(0)).is_ok(), "better than none");
         }
-        cluster.assign(&[endpoint(1, 1, 0, true)]);
-        let context = ChoiceContext {
-            tried: &tried,
-            reselections: 3,
-            ..ChoiceContext::new(&peer, 0)
-        };
-        assert!(cluster.choose(&context).is_ok(), "better than none");
     }
 
     #[test]
     fn load_is_held_while_the_choice_is() {
         let cluster = cluster_with(|config| config.thresholds.default.requests = 1);
-        cluster.assign(&[endpoint(1, 1, 0, true)]);
-        let peer = peer();
-        let context = ChoiceContext::new(&peer, 0);
+        cluster.assign(assignment(vec![endpoint(1, 1, 0)]));
+        let context = ChoiceContext::of_proxy(0);
         let mut one = cluster.choose(&context).unwrap();
         let mut two = cluster.choose(&context).unwrap();
         let host = one.endpoint.clone();
@@ -262,9 +301,8 @@ mod tests {
     #[test]
     fn outcomes_are_counted_at_their_endpoint() {
         let cluster = cluster_with(|_| {});
-        cluster.assign(&[endpoint(1, 1, 0, true)]);
-        let peer = peer();
-        let chosen = cluster.choose(&ChoiceContext::new(&peer, 0)).unwrap();
+        cluster.assign(assignment(vec![endpoint(1, 1, 0)]));
+        let chosen = cluster.choose(&ChoiceContext::of_proxy(0)).unwrap();
         for outcome in [
             Outcome::grpc(0),
             Outcome::grpc(14),
@@ -278,5 +316,30 @@ mod tests {
         let counts =
             [&stats.successes, &stats.errors, &stats.timeouts].map(|counter| counter.get());
         assert_eq!(counts, [2, 3, 1]);
+    }
+
+    #[test]
+    fn a_share_of_first_attempts_is_dropped() {
+        let cluster = cluster_with(|_| {});
+        cluster.assign(Arc::new(super::super::Assignment {
+            endpoints: vec![endpoint(1, 1, 0)],
+            drops: vec![500_000, 500_000],
+            ..Default::default()
+        }));
+        let dropped = (0..4000u64).filter(|roll| {
+            let context = ChoiceContext::of_proxy(next(*roll));
+            cluster.choose(&context).err() == Some(NoEndpoint::Dropped)
+        });
+        let dropped = dropped.count();
+        assert!(
+            (2800..3200).contains(&dropped),
+            "{dropped} of 4000, not 3000"
+        );
+        let tried = [cluster.endpoints.load().all[0].config.address];
+        let context = ChoiceContext {
+            tried: &tried,
+            ..ChoiceContext::of_proxy(0)
+        };
+        assert!((0..50).all(|_| cluster.choose(&context).is_ok()));
     }
 }

@@ -1,12 +1,15 @@
 //! A cluster as configured.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::Thresholds;
 use crate::listener::H2;
 use crate::tls::UpstreamTls;
+
+/// Envoy's default overprovisioning factor, in percent.
+pub const OVERPROVISIONING: u32 = 140;
 
 /// A cluster as configured.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub struct ClusterConfig {
     pub discovery: Discovery,
     /// How one is chosen.
     pub policy: LbPolicy,
+    /// What all policies have in common.
+    pub balance: Balance,
     /// For TCP and TLS together.
     pub connect_timeout: Duration,
     /// TLS origination.
@@ -29,6 +34,10 @@ pub struct ClusterConfig {
     pub max_requests_per_connection: Option<u64>,
     /// Limits on its load.
     pub thresholds: Thresholds,
+    /// How long an unused original destination is kept.
+    pub cleanup_interval: Duration,
+    /// Ejection of endpoints that fail.
+    pub outliers: Option<lb::outlier::Settings>,
 }
 
 /// Where a cluster's endpoints come from.
@@ -45,16 +54,33 @@ pub enum Discovery {
 }
 
 /// DNS discovery.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Dns {
-    /// Names with ports and weights.
-    pub hosts: Vec<(String, u16, u32)>,
+    /// Names with what their addresses become.
+    pub hosts: Vec<DnsHost>,
+    /// Localities and policies of the endpoints; its own list of endpoints is empty.
+    pub frame: Assignment,
+    /// All addresses of a name are one endpoint, which connects to one of them (LOGICAL_DNS).
+    pub logical: bool,
     /// How often it is asked anew.
     pub refresh: Duration,
     /// The record's time to live decides instead.
     pub respect_ttl: bool,
+    /// After a failure: the first wait and the longest.
+    pub retry: (Duration, Duration),
+    /// Added to each wait, by lot.
+    pub jitter: Duration,
     /// Which addresses are taken.
     pub family: Family,
+}
+
+/// A name, looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsHost {
+    /// The name.
+    pub name: String,
+    /// What each of its addresses becomes; of its own address only the port counts.
+    pub endpoint: EndpointConfig,
 }
 
 /// Which addresses of a name are taken.
@@ -73,10 +99,27 @@ pub enum Family {
 }
 
 /// Endpoints as configured.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
     /// Endpoints, addresses already known.
     pub endpoints: Vec<EndpointConfig>,
+    /// The localities they are in.
+    pub localities: Vec<Locality>,
+    /// In percent: at 140, a priority takes all the load while 72 % of its endpoints are healthy.
+    pub overprovisioning: u32,
+    /// Shares of the requests to be dropped, in millionths, each of what the one before left.
+    pub drops: Vec<u32>,
+    /// Health of a priority is by weight, not by number.
+    pub weighted_health: bool,
+}
+
+/// A locality.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Locality {
+    /// Region, zone and sub-zone.
+    pub name: [String; 3],
+    /// Its share where localities are weighted.
+    pub weight: u32,
 }
 
 /// One endpoint as configured.
@@ -90,8 +133,39 @@ pub struct EndpointConfig {
     pub weight: u32,
     /// 0 is used first.
     pub priority: u32,
-    /// May be used.
-    pub healthy: bool,
+    /// Its place in the assignment's list of localities.
+    pub locality: usize,
+    /// What the control plane says of it.
+    pub health: Reported,
+    /// How it is checked.
+    pub check: CheckTarget,
+}
+
+/// What the control plane says of an endpoint's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reported {
+    /// Nothing, or that it is healthy.
+    #[default]
+    Healthy,
+    /// Used where the healthy ones do not suffice.
+    Degraded,
+    /// Not used.
+    Unhealthy,
+    /// Not used: it is about to go.
+    Draining,
+}
+
+/// Where an endpoint's health is checked, if not as its requests go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CheckTarget {
+    /// Another address.
+    pub address: Option<IpAddr>,
+    /// Another port.
+    pub port: Option<u16>,
+    /// The host named in HTTP checks.
+    pub hostname: String,
+    /// It is not checked.
+    pub disabled: bool,
 }
 
 /// How an endpoint is chosen.
@@ -99,10 +173,38 @@ pub struct EndpointConfig {
 pub enum LbPolicy {
     /// In turn, by weight.
     RoundRobin,
-    /// The one of two with fewer requests.
-    LeastRequest,
-    /// By lot, by weight.
+    /// Of so many by lot, or of all, the one with the fewest requests.
+    LeastRequest(Contest),
+    /// By lot.
     Random,
+    /// By a request's hash, on a ring.
+    RingHash(lb::ring::Settings),
+    /// By a request's hash, in a table of this size.
+    Maglev(u64),
+}
+
+/// Among whom the least loaded is sought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contest {
+    /// So many by lot.
+    Some(u32),
+    /// All.
+    All,
+}
+
+/// What all policies have in common.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Balance {
+    /// First a locality is chosen, by weight.
+    pub locality_weighted: bool,
+    /// In percent: with fewer healthy endpoints, all are used …
+    pub panic_threshold: f64,
+    /// … or none.
+    pub fail_in_panic: bool,
+    /// Endpoints stand for their host names in consistent hashing, not for their addresses.
+    pub hash_by_hostname: bool,
+    /// Endpoints that were never checked do not count.
+    pub ignore_unchecked: bool,
 }
 
 /// Which HTTP a cluster is spoken to with.
@@ -114,4 +216,54 @@ pub enum UpstreamHttp {
     Http2(H2),
     /// What the client speaks.
     Downstream(H2),
+}
+
+// === impl Assignment, EndpointConfig, Balance ===
+
+impl Default for Assignment {
+    fn default() -> Assignment {
+        Assignment {
+            endpoints: Vec::new(),
+            localities: Vec::new(),
+            overprovisioning: OVERPROVISIONING,
+            drops: Vec::new(),
+            weighted_health: false,
+        }
+    }
+}
+
+impl EndpointConfig {
+    /// An endpoint of which nothing but the address is known.
+    pub fn plain(address: SocketAddr) -> EndpointConfig {
+        EndpointConfig {
+            address,
+            hostname: String::new(),
+            weight: 1,
+            priority: 0,
+            locality: 0,
+            health: Reported::Healthy,
+            check: CheckTarget::default(),
+        }
+    }
+
+    /// Whether both describe the same endpoint, which keeps its connections and its health when weight, priority,
+    /// locality or what is reported of it change.
+    pub fn is_same(&self, other: &EndpointConfig) -> bool {
+        self.address == other.address
+            && self.hostname == other.hostname
+            && self.check == other.check
+    }
+}
+
+impl Default for Balance {
+    /// Envoy's defaults.
+    fn default() -> Balance {
+        Balance {
+            locality_weighted: false,
+            panic_threshold: 50.0,
+            fail_in_panic: false,
+            hash_by_hostname: false,
+            ignore_unchecked: false,
+        }
+    }
 }

@@ -1,14 +1,26 @@
-//! Clusters: their configuration, their endpoints, and the choice of one.
+//! Clusters: their configuration, their endpoints, the choice of one, and the judgement of those that fail.
 
 mod breaker;
 mod choice;
 mod config;
 mod endpoint;
+mod hash;
+mod members;
+mod original;
+mod outlier;
+mod page;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod upkeep;
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use breaker::{
@@ -17,9 +29,16 @@ pub use breaker::{
 };
 pub use choice::{ChoiceContext, Chosen, NoEndpoint, Outcome};
 pub use config::{
-    Assignment, ClusterConfig, Discovery, Dns, EndpointConfig, Family, LbPolicy, UpstreamHttp,
+    Assignment, Balance, CheckTarget, ClusterConfig, Contest, Discovery, Dns, DnsHost,
+    EndpointConfig, Family, LbPolicy, Locality, OVERPROVISIONING, Reported, UpstreamHttp,
 };
-pub use endpoint::{Endpoint, EndpointStats};
+pub use endpoint::{Endpoint, EndpointStats, Flag, Health};
+pub use hash::{HashCookie, HashPolicy, HashSource, Hashed, hash, hash_source};
+pub use members::{Counts, Endpoints, Member};
+pub use original::Originals;
+pub use page::{Host, hosts, page};
+pub use stats::{BalanceStats, CheckStats, OutlierStats};
+pub use upkeep::Upkeep;
 
 use crate::stats::ClusterStats;
 use crate::tls::TlsClient;
@@ -37,57 +56,109 @@ pub struct Cluster {
     pub resolved: AtomicBool,
     /// Told when `resolved` turns true.
     pub arrived: Notify,
+    /// Told when endpoints come or go.
+    pub changed: Notify,
     /// Counters.
     pub stats: Arc<ClusterStats>,
+    /// Counters of balance and health.
+    pub balance: BalanceStats,
     /// Circuit breakers.
     pub breakers: Breakers,
-    turn: AtomicU64,
+    /// Endpoints at original destinations.
+    pub originals: Originals,
+    state: Mutex<State>,
     workers: usize,
 }
 
-/// The endpoints of one priority, and all.
+/// What the view that serves is made from.
 #[derive(Debug, Default)]
-pub struct Endpoints {
-    /// All, in order.
-    pub all: Vec<Arc<Endpoint>>,
-    /// Those of the best priority that may be used.
-    usable: Vec<Arc<Endpoint>>,
-    /// Sum of the usable ones' weights; 0 if all weigh the same.
-    uneven_total: u64,
+struct State {
+    assignment: Arc<Assignment>,
+    members: Vec<Member>,
 }
-
-// === impl Cluster ===
 
 impl Cluster {
     /// A cluster without endpoints yet, for this many workers.
     pub fn new(config: Arc<ClusterConfig>, workers: usize) -> Cluster {
         Cluster {
             stats: Arc::new(ClusterStats::default()),
+            balance: BalanceStats::default(),
             breakers: Breakers::new(config.thresholds),
             config,
             tls: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
             resolved: AtomicBool::new(false),
             arrived: Notify::new(),
-            turn: AtomicU64::new(0),
+            changed: Notify::new(),
+            originals: Originals::default(),
+            state: Mutex::default(),
             workers,
         }
     }
 
-    /// Replaces the endpoints; those that stay keep their connections and their load.
-    pub fn assign(&self, assignment: &[EndpointConfig]) {
-        let old = self.endpoints.load_full();
-        let all = assignment
-            .iter()
-            .map(
-                |config| match old.all.iter().find(|endpoint| endpoint.config == *config) {
-                    Some(endpoint) => endpoint.clone(),
-                    None => Arc::new(Endpoint::new(config.clone(), self.workers)),
-                },
-            )
-            .collect();
-        self.endpoints.store(Arc::new(Endpoints::new(all)));
+    /// Replaces the endpoints; those that stay keep their connections, their load and their health. The same
+    /// assignment again changes nothing.
+    pub fn assign(&self, assignment: Arc<Assignment>) {
+        let mut state = self.state.lock();
+        if state.assignment != assignment {
+            let old = std::mem::take(&mut state.members);
+            state.members = self.members(&assignment, old);
+            state.assignment = assignment;
+            self.balance.membership_change.increment();
+            self.publish(&state);
+            self.changed.notify_one();
+        }
+        drop(state);
         self.settle();
+    }
+
+    /// The members of an assignment; what is left of `old` is let go.
+    fn members(&self, assignment: &Assignment, old: Vec<Member>) -> Vec<Member> {
+        let mut left: HashMap<SocketAddr, Vec<Member>> = HashMap::new();
+        for member in old {
+            left.entry(member.config.address).or_default().push(member);
+        }
+        let mut members: Vec<Member> = Vec::with_capacity(assignment.endpoints.len());
+        for config in &assignment.endpoints {
+            let twin = left.get_mut(&config.address).and_then(|candidates| {
+                let index = candidates.iter().position(|m| m.config.is_same(config))?;
+                Some(candidates.swap_remove(index))
+            });
+            let member = match twin {
+                Some(member) => Member {
+                    config: config.clone(),
+                    ..member
+                },
+                None => self.newcomer(config),
+            };
+            member.endpoint.reported(config.health);
+            member.endpoint.set(Flag::PendingRemoval, false);
+            members.push(member);
+        }
+        for member in left.into_values().flatten() {
+            member.endpoint.set(Flag::Removed, true);
+        }
+        members
+    }
+
+    fn newcomer(&self, config: &EndpointConfig) -> Member {
+        Member {
+            endpoint: Arc::new(Endpoint::new(config.clone(), self.workers)),
+            config: config.clone(),
+            ejection: lb::outlier::Ejection::default(),
+        }
+    }
+
+    /// Makes the view that serves.
+    fn publish(&self, state: &State) {
+        let next = Endpoints::new(
+            &self.config,
+            state.assignment.clone(),
+            state.members.clone(),
+        );
+        let ejected = state.members.iter().filter(|m| m.ejection.is_on()).count();
+        self.balance.counted(next.counts(&self.config), ejected);
+        self.endpoints.store(Arc::new(next));
     }
 
     /// Whoever waits for endpoints need not wait longer: there are some, or there are none.
@@ -98,84 +169,16 @@ impl Cluster {
 
     /// Forgets every pooled connection: TLS has changed.
     pub fn renew_connections(&self) {
-        let old = self.endpoints.load_full();
-        let all = old
-            .all
-            .iter()
-            .map(|e| Arc::new(Endpoint::new(e.config.clone(), self.workers)))
-            .collect();
-        self.endpoints.store(Arc::new(Endpoints::new(all)));
-    }
-
-    /// Chooses an endpoint; `roll` is any number, even in distribution.
-    pub fn pick(&self, roll: u64) -> Option<Arc<Endpoint>> {
-        let endpoints = self.endpoints.load();
-        let usable = &endpoints.usable;
-        let count = u64::try_from(usable.len())
-            .ok()
-            .filter(|count| *count > 0)?;
-        let at = |number: u64| usable.get(usize::try_from(number % count).unwrap_or(0));
-        let chosen = match self.config.policy {
-            LbPolicy::RoundRobin => endpoints.weighted(self.turn.fetch_add(1, Ordering::Relaxed)),
-            LbPolicy::Random => endpoints.weighted(roll),
-            LbPolicy::LeastRequest => match (at(roll), at(roll >> 32)) {
-                (Some(one), Some(other)) => Some(if one.load() <= other.load() {
-                    one
-                } else {
-                    other
-                }),
-                (one, other) => one.or(other),
-            },
-        };
-        chosen.cloned()
-    }
-}
-
-// === impl Endpoints ===
-
-impl Endpoints {
-    fn new(all: Vec<Arc<Endpoint>>) -> Endpoints {
-        let best = all
-            .iter()
-            .filter(|e| e.config.healthy)
-            .map(|e| e.config.priority)
-            .min();
-        let usable: Vec<Arc<Endpoint>> = all
-            .iter()
-            .filter(|e| e.config.healthy && Some(e.config.priority) == best)
-            .cloned()
-            .collect();
-        let first = usable.first().map(|e| e.config.weight);
-        let even = usable.iter().all(|e| Some(e.config.weight) == first);
-        let uneven_total = if even {
-            0
-        } else {
-            usable.iter().map(|e| u64::from(e.config.weight)).sum()
-        };
-        Endpoints {
-            all,
-            usable,
-            uneven_total,
+        let mut state = self.state.lock();
+        for member in &mut state.members {
+            let renewed = Endpoint::renewed(&member.endpoint, self.workers);
+            member.endpoint.set(Flag::Removed, true);
+            member.endpoint = Arc::new(renewed);
         }
-    }
-
-    fn weighted(&self, number: u64) -> Option<&Arc<Endpoint>> {
-        let count = u64::try_from(self.usable.len())
-            .ok()
-            .filter(|count| *count > 0)?;
-        if self.uneven_total == 0 {
-            return self.usable.get(usize::try_from(number % count).ok()?);
-        }
-        // Strides by a large odd number, so that neighbours in turn are not neighbours in weight.
-        let mut at = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % self.uneven_total;
-        for endpoint in &self.usable {
-            let weight = u64::from(endpoint.config.weight);
-            if at < weight {
-                return Some(endpoint);
-            }
-            at = at.saturating_sub(weight);
-        }
-        self.usable.last()
+        self.publish(&state);
+        drop(state);
+        self.originals.forget();
+        self.changed.notify_one();
     }
 }
 
@@ -187,19 +190,21 @@ pub(crate) mod testing {
     use std::time::Duration;
 
     use super::*;
-    use crate::rbac::Peer;
 
     pub(crate) fn config() -> ClusterConfig {
         ClusterConfig {
             name: "c".into(),
             discovery: Discovery::Static(Arc::default()),
             policy: LbPolicy::RoundRobin,
+            balance: Balance::default(),
             connect_timeout: Duration::from_secs(1),
             tls: None,
             http: UpstreamHttp::Http1,
             idle_timeout: Duration::from_secs(1),
             max_requests_per_connection: None,
             thresholds: Thresholds::default(),
+            cleanup_interval: Duration::from_secs(5),
+            outliers: None,
         }
     }
 
@@ -209,102 +214,18 @@ pub(crate) mod testing {
         Arc::new(Cluster::new(Arc::new(config), 1))
     }
 
-    pub(crate) fn endpoint(port: u16, weight: u32, priority: u32, healthy: bool) -> EndpointConfig {
+    pub(crate) fn endpoint(port: u16, weight: u32, priority: u32) -> EndpointConfig {
         EndpointConfig {
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-            hostname: String::new(),
             weight,
             priority,
-            healthy,
+            ..EndpointConfig::plain(SocketAddr::from(([127, 0, 0, 1], port)))
         }
     }
 
-    pub(crate) fn peer() -> Peer {
-        Peer {
-            destination: SocketAddr::from(([127, 0, 0, 1], 80)),
-            source: [127, 0, 0, 1].into(),
-            names: None,
-            server_name: None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::testing::{cluster_with, endpoint, peer};
-    use super::*;
-
-    fn cluster(policy: LbPolicy) -> Arc<Cluster> {
-        cluster_with(|config| config.policy = policy)
-    }
-
-    fn shares(cluster: &Cluster, rounds: u64) -> Vec<(u16, u64)> {
-        let mut counts = std::collections::BTreeMap::new();
-        for roll in 0..rounds {
-            let port = cluster
-                .pick(roll.wrapping_mul(0x1234_5678_9ABC_DEF1))
-                .unwrap()
-                .config
-                .address
-                .port();
-            *counts.entry(port).or_insert(0) += 1;
-        }
-        counts.into_iter().collect()
-    }
-
-    #[test]
-    fn round_robin_takes_turns_and_weights_count() {
-        let cluster = cluster(LbPolicy::RoundRobin);
-        assert!(cluster.pick(0).is_none());
-        cluster.assign(&[
-            endpoint(1, 1, 0, true),
-            endpoint(2, 1, 0, true),
-            endpoint(3, 1, 1, true),
-        ]);
-        assert_eq!(
-            shares(&cluster, 10),
-            [(1, 5), (2, 5)],
-            "the second priority rests"
-        );
-        cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 3, 0, true)]);
-        let shares = shares(&cluster, 4000);
-        assert!((900..1100).contains(&shares[0].1), "{shares:?}");
-    }
-
-    #[test]
-    fn what_is_unhealthy_is_not_used_and_the_next_priority_steps_in() {
-        let cluster = cluster(LbPolicy::Random);
-        cluster.assign(&[endpoint(1, 1, 0, false), endpoint(2, 1, 1, true)]);
-        assert_eq!(shares(&cluster, 10), [(2, 10)]);
-    }
-
-    #[test]
-    fn least_request_prefers_the_idle_one() {
-        let cluster = cluster(LbPolicy::LeastRequest);
-        cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 1, 0, true)]);
-        let peer = peer();
-        let busy = cluster.choose(&ChoiceContext::new(&peer, 0)).unwrap();
-        assert_eq!(busy.endpoint.config.address.port(), 1);
-        let picked = (0..64u64).filter(|roll| {
-            cluster
-                .pick(roll | (roll + 1) << 32)
-                .unwrap()
-                .config
-                .address
-                .port()
-                == 2
-        });
-        assert_eq!(picked.count(), 64);
-    }
-
-    #[test]
-    fn endpoints_that_stay_keep_their_load() {
-        let cluster = cluster(LbPolicy::RoundRobin);
-        cluster.assign(&[endpoint(1, 1, 0, true)]);
-        let first = cluster.pick(0).unwrap();
-        cluster.assign(&[endpoint(1, 1, 0, true), endpoint(2, 1, 0, true)]);
-        assert!(Arc::ptr_eq(&first, &cluster.endpoints.load().all[0]));
-        cluster.assign(&[endpoint(2, 1, 0, true)]);
-        assert_eq!(Arc::strong_count(&first), 1, "a removed endpoint is let go");
+    pub(crate) fn assignment(endpoints: Vec<EndpointConfig>) -> Arc<Assignment> {
+        Arc::new(Assignment {
+            endpoints,
+            ..Assignment::default()
+        })
     }
 }

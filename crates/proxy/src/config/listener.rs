@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::extensions::filters::network::{
     http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac,
     tcp_proxy::v3 as tcp,
 };
+use envoy_types::pb::envoy::r#type::v3::hash_policy::PolicySpecifier;
 use envoy_types::pb::google::protobuf::Any;
 use tokio::sync::watch;
 
@@ -301,6 +302,10 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
         stat_prefix: message.stat_prefix.as_str().into(),
         target,
         idle_timeout: limit(message.idle_timeout.as_ref(), Some(TCP_IDLE)).at("idle_timeout")?,
+        hash_source: message
+            .hash_policy
+            .iter()
+            .any(|policy| matches!(&policy.policy_specifier, Some(PolicySpecifier::SourceIp(_)))),
         connect_attempts: message
             .max_connect_attempts
             .map_or(1, |attempts| attempts.value.clamp(1, 10)),

@@ -3,6 +3,7 @@
 mod cluster;
 mod filters;
 mod format;
+mod hash;
 mod http;
 mod listener;
 mod matching;

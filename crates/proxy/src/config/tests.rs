@@ -114,6 +114,166 @@ fn an_eds_cluster_needs_its_endpoints() {
 }
 
 #[test]
+fn clusters_are_checked() {
+    use cluster::cluster::{
+        CommonLbConfig, DiscoveryType, LbConfig, LbPolicy, MaglevLbConfig, RingHashLbConfig,
+        RoundRobinLbConfig, SlowStartConfig,
+    };
+    use envoy_types::pb::envoy::r#type::v3::Percent;
+    use envoy_types::pb::google::protobuf::{BoolValue, UInt32Value, UInt64Value};
+    let named = || cluster::Cluster {
+        name: "c".into(),
+        ..Default::default()
+    };
+    let outliers = |change: fn(&mut cluster::OutlierDetection)| {
+        let mut detection = cluster::OutlierDetection::default();
+        change(&mut detection);
+        cluster::Cluster {
+            outlier_detection: Some(detection),
+            ..named()
+        }
+    };
+    let policy = |policy: LbPolicy, config| cluster::Cluster {
+        lb_policy: policy.into(),
+        lb_config: Some(config),
+        ..named()
+    };
+    let cases = [
+        (named(), "accepted"),
+        (outliers(|_| {}), "accepted"),
+        (
+            outliers(|d| d.max_ejection_percent = Some(UInt32Value { value: 101 })),
+            "outlier_detection.max_ejection_percent: 101 is more than 100",
+        ),
+        (
+            outliers(|d| d.detect_degraded_hosts = Some(BoolValue { value: true })),
+            "outlier_detection.detect_degraded_hosts: not supported: degraded hosts are those the control plane names",
+        ),
+        (
+            policy(
+                LbPolicy::Maglev,
+                LbConfig::MaglevLbConfig(MaglevLbConfig {
+                    table_size: Some(UInt64Value { value: 65_536 }),
+                }),
+            ),
+            "maglev_lb_config.table_size: 65536 is not a prime up to 5000011",
+        ),
+        (
+            policy(
+                LbPolicy::RingHash,
+                LbConfig::RingHashLbConfig(RingHashLbConfig {
+                    maximum_ring_size: Some(UInt64Value { value: 3 }),
+                    ..Default::default()
+                }),
+            ),
+            "ring_hash_lb_config.maximum_ring_size: 3 is not from 1024 to 8388608",
+        ),
+        (
+            policy(
+                LbPolicy::RoundRobin,
+                LbConfig::RoundRobinLbConfig(RoundRobinLbConfig {
+                    slow_start_config: Some(SlowStartConfig::default()),
+                }),
+            ),
+            "round_robin_lb_config.slow_start_config: this field changes the meaning and is not supported",
+        ),
+        (
+            cluster::Cluster {
+                common_lb_config: Some(CommonLbConfig {
+                    healthy_panic_threshold: Some(Percent { value: -1.0 }),
+                    ..Default::default()
+                }),
+                ..named()
+            },
+            "common_lb_config.healthy_panic_threshold: -1 is not from 0 to 100",
+        ),
+        (
+            cluster::Cluster {
+                cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(
+                    DiscoveryType::LogicalDns.into(),
+                )),
+                load_assignment: Some(Default::default()),
+                ..named()
+            },
+            "load_assignment: a LOGICAL_DNS cluster has exactly one endpoint",
+        ),
+    ];
+    for (message, expected) in cases {
+        assert_eq!(refusal(Kind::Cluster, &message), expected);
+    }
+}
+
+#[test]
+fn the_list_of_policies_is_read() {
+    use crate::cluster::{Contest, LbPolicy};
+    use cluster::load_balancing_policy::Policy;
+    use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
+    use envoy_types::pb::envoy::extensions::load_balancing_policies as policies;
+    use envoy_types::pb::google::protobuf::{UInt32Value, UInt64Value};
+    let listed = |config: Any| {
+        let message = cluster::Cluster {
+            name: "c".into(),
+            load_balancing_policy: Some(cluster::LoadBalancingPolicy {
+                policies: vec![Policy {
+                    typed_extension_config: Some(TypedExtensionConfig {
+                        name: "x".into(),
+                        typed_config: Some(config),
+                    }),
+                }],
+            }),
+            ..Default::default()
+        };
+        let mut parser = ConfigParser {
+            own_certificate: "own".into(),
+        };
+        let parsed = parser.parse(Kind::Cluster, "x", &any(&message)).unwrap();
+        match parsed.value.value {
+            Value::Cluster(config) => config.policy,
+            _ => panic!("a cluster"),
+        }
+    };
+    let ring = policies::ring_hash::v3::RingHash {
+        minimum_ring_size: Some(UInt64Value { value: 7 }),
+        hash_function: policies::ring_hash::v3::ring_hash::HashFunction::MurmurHash2.into(),
+        ..Default::default()
+    };
+    let least = |choice_count| policies::least_request::v3::LeastRequest {
+        choice_count,
+        ..Default::default()
+    };
+    let cases = [
+        (
+            any(&policies::round_robin::v3::RoundRobin::default()),
+            LbPolicy::RoundRobin,
+        ),
+        (
+            any(&policies::random::v3::Random::default()),
+            LbPolicy::Random,
+        ),
+        (
+            any(&policies::maglev::v3::Maglev::default()),
+            LbPolicy::Maglev(65_537),
+        ),
+        (any(&least(None)), LbPolicy::LeastRequest(Contest::Some(2))),
+        (
+            any(&least(Some(UInt32Value { value: 5 }))),
+            LbPolicy::LeastRequest(Contest::Some(5)),
+        ),
+        (
+            any(&ring),
+            LbPolicy::RingHash(lb::ring::Settings {
+                least: 7,
+                function: lb::ring::Function::Murmur2,
+                ..Default::default()
+            }),
+        ),
+    ];
+    for (config, expected) in cases {
+        assert_eq!(listed(config), expected);
+    }
+}
+
+#[test]
 fn routes_are_checked() {
     let host = |domains: &[&str], routes| route::VirtualHost {
         name: "h".into(),

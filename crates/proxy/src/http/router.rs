@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, USER_AGENT};
+use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, SET_COOKIE, USER_AGENT};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -24,7 +24,7 @@ use super::server::HttpConnection;
 use super::timing::{Defaults, Timing};
 use super::upgrade;
 use crate::access::{Line, field, milliseconds};
-use crate::cluster::{ChoiceContext, Chosen, Cluster, Endpoint, Outcome, UpstreamHttp};
+use crate::cluster::{ChoiceContext, Chosen, Cluster, Endpoint, Outcome, UpstreamHttp, hash};
 use crate::connection::Connection;
 use crate::listener::{HttpManager, RouteSource, ServerHeader};
 use crate::reason::Reason;
@@ -310,7 +310,7 @@ async fn forward(
     {
         return reply::refusal(&Reason::UpgradeForbidden.into(), is_grpc, way.exchange);
     }
-    let mut chosen = match way.choose(action, routing).await {
+    let (mut chosen, cookies) = match way.choose(action, routing).await {
         Ok(chosen) => chosen,
         Err(refused) => return reply::refusal(&refused, is_grpc, way.exchange),
     };
@@ -322,15 +322,23 @@ async fn forward(
     way.exchange.upstream(chosen.clone());
     let timing = way.outgoing(action, routing, route, &chosen.endpoint, is_grpc);
     let (timeout, idle) = (timing.whole, timing.idle);
-    if way.target.upgrade.is_some() {
+    let mut response = if way.target.upgrade.is_some() {
         upgrade::forward(way.into_upgrade(), &chosen, timeout, is_grpc).await
     } else {
         exchange(way, &chosen, timeout, idle, is_grpc).await
+    };
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
     }
+    response
 }
 
 impl<'a> Way<'a> {
-    async fn choose(&mut self, action: &Forward, routing: &Routing<'_>) -> Result<Chosen, Refusal> {
+    async fn choose(
+        &mut self,
+        action: &Forward,
+        routing: &Routing<'_>,
+    ) -> Result<(Chosen, Vec<HeaderValue>), Refusal> {
         let missing = || Refusal {
             reason: Reason::ClusterNotFound,
             status: StatusCode::from_u16(action.not_found).ok(),
@@ -353,8 +361,16 @@ impl<'a> Way<'a> {
             .cloned()
             .ok_or_else(missing)?;
         settled(&cluster).await;
-        let context = ChoiceContext::new(&connection.peer, roll());
-        Ok(cluster.choose(&context).map_err(Reason::from)?)
+        let request = self.target.view(&self.parts.method, &self.parts.headers);
+        let (source, destination) = (connection.source, connection.peer.destination);
+        let hashed = hash(&action.hash, &request, source, destination);
+        let context = ChoiceContext {
+            hash: hashed.hash,
+            priority: action.priority,
+            ..ChoiceContext::new(&connection.peer, roll())
+        };
+        let chosen = cluster.choose(&context).map_err(Reason::from)?;
+        Ok((chosen, hashed.cookies))
     }
 
     /// Authority, path and headers as the upstream is to see them; how long it may take.

@@ -187,6 +187,8 @@ mod tests {
 
     fn action() -> Forward {
         Forward {
+            hash: Vec::new(),
+            priority: Default::default(),
             target: Target::Cluster("c".into()),
             timeout: Some(Duration::from_secs(15)),
             idle_timeout: None,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::HeaderName;
 
 use super::{Edits, HostRewrite, PathRewrite, Redirect};
+use crate::cluster::{HashPolicy, RoutingPriority};
 use crate::format::Body;
 use crate::http::filters::overrides::Overrides;
 use crate::http::retry::RetryPolicy;
@@ -59,6 +60,10 @@ pub struct Forward {
     pub not_found: u16,
     /// When it is sent again; the virtual host's where the route has none.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// What consistent hashing goes by.
+    pub hash: Vec<HashPolicy>,
+    /// Whose circuit breakers count.
+    pub priority: RoutingPriority,
 }
 
 /// How long request and answer may take together, and what gRPC's own deadline may do about it.

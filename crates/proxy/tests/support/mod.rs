@@ -34,6 +34,7 @@ use envoy_types::pb::google::protobuf::{BoolValue, Duration as PbDuration};
 use parking_lot::Mutex;
 use prost::{Message, Name};
 use proxy::access::AccessLog;
+use proxy::cluster::Upkeep;
 use proxy::config::{ConfigParser, Resource};
 use proxy::listeners::Listeners;
 use proxy::snapshot::{Builder, drain_removed};
@@ -58,6 +59,7 @@ pub struct Proxy {
     pub machine: Machine<Resource>,
     pub listeners: Mutex<Listeners>,
     builder: Builder,
+    upkeep: Upkeep,
 }
 
 impl Proxy {
@@ -81,6 +83,7 @@ impl Proxy {
                 own: certificate,
                 workers: 1,
             },
+            upkeep: Upkeep::new(),
             shared,
         }
     }
@@ -109,6 +112,7 @@ impl Proxy {
         assert_eq!(outcome.rejected, []);
         let old = self.shared.snapshot.load_full();
         let new = Arc::new(self.builder.build(&self.machine, &old));
+        self.upkeep.apply(&new);
         self.shared.snapshot.store(new.clone());
         self.listeners.lock().apply(&new);
         drain_removed(&old, &new);

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::route::v3 as pb;
 
 use super::edits::edits;
 use super::retry::retry;
 use super::rewrite::{host_rewrite, path_rewrite};
+use crate::cluster::RoutingPriority;
 use crate::config::filters::overrides;
 use crate::config::matching::header_name;
-use crate::config::{At, Checked, duration, each, flag, limit, refuse};
+use crate::config::{At, Checked, duration, each, flag, hash, limit, refuse};
 use crate::http::retry::RetryPolicy;
 use crate::route::{Forward, Lot, StreamDuration, Target, WeightedCluster};
 
@@ -42,6 +44,11 @@ pub(super) fn forward(
             .at("max_stream_duration")?,
         path_rewrite: path_rewrite(message)?,
         host_rewrite: host_rewrite(message)?,
+        hash: hash::policies(&message.hash_policy)?,
+        priority: match core::RoutingPriority::try_from(message.priority) {
+            Ok(core::RoutingPriority::High) => RoutingPriority::High,
+            _ => RoutingPriority::Default,
+        },
         append_forwarded_host: message.append_x_forwarded_host,
         upgrades: message
             .upgrade_configs

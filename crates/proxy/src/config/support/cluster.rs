@@ -1,5 +1,9 @@
 //! Clusters and endpoints.
 
+use super::balance::{
+    COMMON_LB, LEAST_REQUEST_CONFIG, LOAD_BALANCING_POLICY, MAGLEV_CONFIG, OUTLIER_DETECTION,
+    RING_HASH_CONFIG, ROUND_ROBIN_CONFIG,
+};
 use super::common::{ADDRESS, COMMON_HTTP, HTTP1, HTTP2};
 use super::message;
 use super::tls::UPSTREAM_SOCKET;
@@ -19,15 +23,15 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     16 dns_refresh_rate: take,
     17 dns_lookup_family: take,
     18 dns_resolvers: refuse,
-    19 outlier_detection: refuse,
-    20 cleanup_interval: ignore "connections to original destinations are not pooled",
+    19 outlier_detection: into OUTLIER_DETECTION,
+    20 cleanup_interval: take,
     21 upstream_bind_config: refuse,
     22 lb_subset_config: refuse,
-    23 ring_hash_lb_config: refuse,
+    23 ring_hash_lb_config: into RING_HASH_CONFIG,
     24 transport_socket: into UPSTREAM_SOCKET,
     25 metadata: ignore "kept as provenance",
     26 protocol_selection: take,
-    27 common_lb_config: ignore "panic and locality settings: one priority, no health checks yet",
+    27 common_lb_config: into COMMON_LB,
     28 alt_stat_name: ignore "names of statistics are our own",
     29 common_http_protocol_options: into COMMON_HTTP,
     30 upstream_connection_options: ignore "keep-alive is always on",
@@ -36,14 +40,14 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     33 load_assignment: into CLUSTER_LOAD_ASSIGNMENT,
     34 original_dst_lb_config: zero "only the original destination",
     36 typed_extension_protocol_options: map UPSTREAM_HTTP,
-    37 least_request_lb_config: ignore "two choices",
+    37 least_request_lb_config: into LEAST_REQUEST_CONFIG,
     38 cluster_type: refuse,
     39 respect_dns_ttl: take,
     40 filters: refuse,
-    41 load_balancing_policy: refuse,
+    41 load_balancing_policy: into LOAD_BALANCING_POLICY,
     42 lrs_server: refuse,
     43 transport_socket_matches: refuse,
-    44 dns_failure_refresh_rate: ignore "one second, doubling to thirty",
+    44 dns_failure_refresh_rate: into REFRESH_RATE,
     45 use_tcp_for_dns_lookups: refuse,
     46 upstream_http_protocol_options: refuse,
     47 track_timeout_budgets: refuse,
@@ -51,13 +55,13 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     49 track_cluster_stats: refuse,
     50 preconnect_policy: refuse,
     51 connection_pool_per_downstream_connection: refuse,
-    52 maglev_lb_config: refuse,
+    52 maglev_lb_config: into MAGLEV_CONFIG,
     53 dns_resolution_config: refuse,
     54 wait_for_warm_on_init: ignore "always warmed",
     55 typed_dns_resolver_config: refuse,
-    56 round_robin_lb_config: ignore "plain round robin",
+    56 round_robin_lb_config: into ROUND_ROBIN_CONFIG,
     57 lrs_report_endpoint_metrics: refuse,
-    58 dns_jitter: refuse,
+    58 dns_jitter: take,
     59 transport_socket_matcher: refuse,
     60 per_connection_buffer_high_watermark_timeout: refuse,
     61 stats_matcher: refuse,
@@ -102,17 +106,41 @@ message!(RETRY_BUDGET, "envoy.config.cluster.v3.CircuitBreakers.Thresholds.Retry
     3 budget_interval: refuse,
 });
 
+message!(REFRESH_RATE, "envoy.config.cluster.v3.Cluster.RefreshRate", {
+    1 base_interval: take,
+    2 max_interval: take,
+});
+
+message!(ASSIGNMENT_POLICY, "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", {
+    2 drop_overloads: each DROP_OVERLOAD,
+    3 overprovisioning_factor: take,
+    4 endpoint_stale_after: ignore "the last good endpoints stay",
+    6 weighted_priority_health: take,
+});
+
+message!(DROP_OVERLOAD, "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload", {
+    1 category: take,
+    2 drop_percentage: take,
+});
+
+message!(HEALTH_CHECK_CONFIG, "envoy.config.endpoint.v3.Endpoint.HealthCheckConfig", {
+    1 port_value: take,
+    2 hostname: take,
+    3 address: into ADDRESS,
+    4 disable_active_health_check: take,
+});
+
 message!(CLUSTER_LOAD_ASSIGNMENT, "envoy.config.endpoint.v3.ClusterLoadAssignment", {
     1 cluster_name: take,
     2 endpoints: each LOCALITY_ENDPOINTS,
-    4 policy: ignore "no overprovisioning",
+    4 policy: into ASSIGNMENT_POLICY,
     5 named_endpoints: refuse,
 });
 
 message!(LOCALITY_ENDPOINTS, "envoy.config.endpoint.v3.LocalityLbEndpoints", {
-    1 locality: ignore "localities are not preferred yet",
+    1 locality: take,
     2 lb_endpoints: each LB_ENDPOINT,
-    3 load_balancing_weight: ignore "endpoints weigh by themselves",
+    3 load_balancing_weight: take,
     5 priority: take,
     6 proximity: ignore "unused",
     7 load_balancer_endpoints: refuse,
@@ -130,7 +158,7 @@ message!(LB_ENDPOINT, "envoy.config.endpoint.v3.LbEndpoint", {
 
 message!(ENDPOINT, "envoy.config.endpoint.v3.Endpoint", {
     1 address: into ADDRESS,
-    2 health_check_config: ignore "not checked actively yet",
+    2 health_check_config: into HEALTH_CHECK_CONFIG,
     3 hostname: take,
     4 additional_addresses: refuse,
     5 observability_name: refuse,

@@ -130,7 +130,7 @@ message!(TCP_PROXY, "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", {
     8 idle_timeout: take,
     9 metadata_match: refuse,
     10 weighted_clusters: into TCP_WEIGHTED,
-    11 hash_policy: refuse,
+    11 hash_policy: each TCP_HASH_POLICY,
     12 tunneling_config: refuse,
     13 max_downstream_connection_duration: refuse,
     14 on_demand: refuse,
@@ -144,6 +144,11 @@ message!(TCP_PROXY, "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", {
     22 max_early_data_bytes: refuse,
     23 proxy_protocol_tlv_merge_policy: refuse,
     24 check_drain_close: refuse,
+});
+
+message!(TCP_HASH_POLICY, "envoy.type.v3.HashPolicy", {
+    1 source_ip: take,
+    2 filter_state: refuse,
 });
 
 message!(TCP_WEIGHTED, "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster", {

@@ -125,10 +125,10 @@ message!(ROUTE_ACTION, "envoy.config.route.v3.RouteAction", {
     7 auto_host_rewrite: take,
     8 timeout: take,
     9 retry_policy: into RETRY_POLICY,
-    11 priority: ignore "one priority",
+    11 priority: take,
     13 rate_limits: refuse,
     14 include_vh_rate_limits: refuse,
-    15 hash_policy: refuse,
+    15 hash_policy: each HASH_POLICY,
     17 cors: refuse,
     20 cluster_not_found_response_code: take,
     23 max_grpc_timeout: refuse,
@@ -153,6 +153,20 @@ message!(ROUTE_ACTION, "envoy.config.route.v3.RouteAction", {
     42 flush_timeout: take,
     44 host_rewrite: take,
     45 path_rewrite: take,
+});
+
+message!(HASH_POLICY, "envoy.config.route.v3.RouteAction.HashPolicy", {
+    1 header: into HASH_HEADER,
+    2 cookie: take,
+    3 connection_properties: take,
+    4 terminal: take,
+    5 query_parameter: take,
+    6 filter_state: refuse,
+});
+
+message!(HASH_HEADER, "envoy.config.route.v3.RouteAction.HashPolicy.Header", {
+    1 header_name: take,
+    2 regex_rewrite: refuse,
 });
 
 message!(ROUTE_UPGRADE, "envoy.config.route.v3.RouteAction.UpgradeConfig", {
