@@ -86,7 +86,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     for work in works.iter().filter(|work| **work != Work::Memory) {
         let mut rows = Vec::new();
         for metric in work.metrics(cli.quick) {
-            rows.extend(measure::metric(*work, &metric, &peers, &mut noise).await);
+            let measured = measure::metric(*work, &metric, &peers, &mut noise).await;
+            print!("{}", report::table(&measured));
+            rows.extend(measured);
         }
         report::write(&cli.out, &work.to_string(), &rows)?;
         all.append(&mut rows);

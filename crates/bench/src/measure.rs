@@ -14,8 +14,10 @@ use crate::statistics::median;
 const SETTLE: Duration = Duration::from_millis(30);
 /// Exchanges before each window, as a share of it: the caches are the other arm's.
 const WARM_UP: u32 = 8;
-/// Tries of a window until it counts although it was noisy: the run must end.
+/// Tries of a window until it counts although it was noisy …
 const TRIES: u32 = 3;
+/// … as long as a metric has no more repetitions than this many times its rounds: the run must end.
+const REPEATED: u32 = 1;
 
 /// What was left out or taken in spite of noise.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,12 +48,21 @@ pub async fn metric(work: Work, metric: &Metric, peers: &Peers, noise: &mut Nois
             Err(error) => eprintln!("bench: {work} {}: {arm}: {error:#}", metric.name),
         }
     }
+    let mut repetitions = metric.rounds * REPEATED;
     for round in 0..metric.rounds {
         for arm in metric.arms(round) {
             let Some(opened) = clients.get_mut(&arm) else {
                 continue;
             };
-            match window(metric, peers.processes(arm), opened, noise).await {
+            match window(
+                metric,
+                peers.processes(arm),
+                opened,
+                &mut repetitions,
+                noise,
+            )
+            .await
+            {
                 Ok((micros, mut times)) => {
                     values.entry(arm).or_default().insert(round, micros);
                     latencies.entry(arm).or_default().append(&mut times);
@@ -83,6 +94,7 @@ async fn window(
     metric: &Metric,
     processes: &[u32],
     clients: &mut Clients,
+    repetitions: &mut u32,
     noise: &mut Noise,
 ) -> anyhow::Result<(f64, Vec<f64>)> {
     for attempt in 1.. {
@@ -95,11 +107,12 @@ async fn window(
         tokio::time::sleep(SETTLE).await;
         let spent = Sample::of(processes)?.since(&before);
         noise.windows += 1;
-        if spent.is_quiet() || attempt >= TRIES {
+        if spent.is_quiet() || attempt >= TRIES || *repetitions == 0 {
             noise.noisy += u32::from(!spent.is_quiet());
             return Ok((spent.run as f64 / 1e3 / f64::from(metric.count), latencies));
         }
         noise.repeated += 1;
+        *repetitions -= 1;
     }
     anyhow::bail!("no try")
 }

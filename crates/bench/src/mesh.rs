@@ -8,9 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use envoy_types::pb::envoy::config::core::v3::{
     Address, DataSource, SocketAddress, address, data_source, socket_address,
 };
-use envoy_types::pb::envoy::config::listener::v3::{AdditionalAddress, Filter, Listener, filter};
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
+use envoy_types::pb::envoy::config::listener::v3::{AdditionalAddress, Listener};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     Secret, TlsCertificate, secret,
 };
@@ -241,7 +239,7 @@ fn relocate(
 ) -> anyhow::Result<()> {
     let listeners = snapshot.resources.entry(LISTENER).or_default();
     listeners.retain(|listener, _| listener == name);
-    let (ports, http2) = (place.all_ports(), place.ports.http2);
+    let ports = place.all_ports();
     for resource in listeners.values_mut() {
         let mut listener = Listener::decode(resource.any.value.as_slice())?;
         listener
@@ -255,31 +253,7 @@ fn relocate(
                 ..AdditionalAddress::default()
             })
             .collect();
-        for chain in &mut listener.filter_chains {
-            let port = chain
-                .filter_chain_match
-                .as_ref()
-                .and_then(|matches| matches.destination_port);
-            if port.is_some_and(|port| port.value == u32::from(http2)) {
-                expect_http2(&mut chain.filters)?;
-            }
-        }
         *resource = Resource::new(any(&listener));
-    }
-    Ok(())
-}
-
-/// Names the protocol of connection managers: Envoy takes the mesh's own ALPN `osm` for HTTP/1 and would not look further.
-fn expect_http2(filters: &mut [Filter]) -> anyhow::Result<()> {
-    for filter in filters {
-        let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type else {
-            continue;
-        };
-        if config.type_url == HttpConnectionManager::type_url() {
-            let mut manager = HttpConnectionManager::decode(config.value.as_slice())?;
-            manager.codec_type = CodecType::Http2.into();
-            config.value = manager.encode_to_vec();
-        }
     }
     Ok(())
 }

@@ -220,7 +220,11 @@ async fn accept(socket: Socket, connection: &mut Connection) -> Result<Stream, R
     };
     let server = chain.tls_server.load_full().ok_or(Reason::SecretsMissing)?;
     let acceptor = TlsAcceptor::from(server.config.clone());
-    let accepted = timeout(chain.handshake_timeout, acceptor.accept(socket)).await;
+    let accepted = timeout(
+        chain.handshake_timeout,
+        acceptor.accept(socket.reading_ahead()),
+    )
+    .await;
     let tls = match accepted {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {

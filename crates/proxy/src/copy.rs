@@ -1,5 +1,7 @@
-//! Bytes both ways between two connections: half-close and reset pass through, buffers grow with use.
+//! Bytes both ways between two connections: half-close and reset pass through, an idle connection holds no buffer.
 
+use std::cell::Cell;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -9,25 +11,31 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// A connection begins with this much buffer each way …
-const SMALL: usize = 2 << 10;
-/// … and gets this much once a read has filled the small one: one TLS record.
-const LARGE: usize = 16 << 10;
+use crate::gate::Gate;
+
+/// What is read before it is written: four TLS records, which leave in one write. One buffer per worker; what the
+/// writer does not take at once is kept with the connection until it does, and nothing is read meanwhile.
+const CHUNK: usize = 64 << 10;
+
+thread_local! {
+    /// Taken while bytes are under way within one poll.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// How a copy ended.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct Outcome<T> {
     /// Bytes from the first to the second.
     pub forward: u64,
     /// Bytes from the second to the first.
     pub backward: u64,
     /// Why it ended before both ends had closed.
-    pub end: End,
+    pub end: End<T>,
 }
 
 /// Why a copy ended.
 #[derive(Debug)]
-pub enum End {
+pub enum End<T> {
     /// Both ends have closed.
     Closed,
     /// The first connection failed.
@@ -36,13 +44,34 @@ pub enum End {
     Second(io::Error),
     /// No byte for too long.
     Idle,
+    /// It was told to end.
+    Told(T),
 }
 
 /// Copies until both ends have closed, one fails, or nothing moved for `idle`.
-pub async fn both<A, B>(first: &mut A, second: &mut B, idle: Option<Duration>) -> Outcome
+pub async fn both<A, B>(
+    first: &mut A,
+    second: &mut B,
+    idle: Option<Duration>,
+) -> Outcome<Infallible>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
+{
+    both_until(first, second, idle, std::future::pending()).await
+}
+
+/// The same, but also ends when `until` completes.
+pub async fn both_until<A, B, U>(
+    first: &mut A,
+    second: &mut B,
+    idle: Option<Duration>,
+    until: U,
+) -> Outcome<U::Output>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+    U: Future,
 {
     Both {
         first,
@@ -51,35 +80,54 @@ where
         backward: Way::default(),
         idle,
         timer: None,
+        until: std::pin::pin!(until),
+        gate: Gate::default(),
     }
     .await
 }
 
-struct Both<'a, A, B> {
+struct Both<'a, A, B, U> {
     first: &'a mut A,
     second: &'a mut B,
     forward: Way,
     backward: Way,
     idle: Option<Duration>,
     /// Made when there is first something to wait for.
-    timer: Option<(Pin<Box<Sleep>>, u64)>,
+    timer: Option<Silence>,
+    until: Pin<&'a mut U>,
+    gate: Gate,
 }
+
+/// How long nothing has moved, in ticks: the timer is not touched for the sake of bytes.
+struct Silence {
+    timer: Pin<Box<Sleep>>,
+    /// Bytes at the last tick.
+    moved: u64,
+    /// Ticks since then without a byte.
+    ticks: u32,
+}
+
+/// Ticks of the idle time: it ends between once and one and a quarter times its length after the last byte.
+const TICKS: u32 = 4;
 
 /// One direction.
 #[derive(Default)]
 struct Way {
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
+    /// What the writer has not taken yet.
+    held: Vec<u8>,
+    /// How much of it has been taken since.
+    taken: usize,
     moved: u64,
     state: State,
     unflushed: bool,
 }
 
-#[derive(Default, PartialEq, Eq)]
+#[derive(Default)]
 enum State {
     #[default]
     Copying,
+    /// The reader failed; what it gave before is on its way.
+    Failed(io::Error),
     Closing,
     Done,
 }
@@ -90,14 +138,15 @@ enum Failed {
     Writer(io::Error),
 }
 
-impl<A, B> Future for Both<'_, A, B>
+impl<A, B, U> Future for Both<'_, A, B, U>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
+    U: Future,
 {
-    type Output = Outcome;
+    type Output = Outcome<U::Output>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let forward = match this.forward.poll(cx, this.first, this.second) {
             Poll::Ready(Err(failed)) => return Poll::Ready(this.outcome(end(failed, true))),
@@ -110,19 +159,27 @@ where
         if forward && backward {
             return Poll::Ready(this.outcome(End::Closed));
         }
-        this.poll_idle(cx)
+        // Neither the timer nor the order to end is looked at for the sake of bytes.
+        let Some(waker) = this.gate.open(cx) else {
+            return Poll::Pending;
+        };
+        let mut cx = Context::from_waker(&waker);
+        if let Poll::Ready(told) = this.until.as_mut().poll(&mut cx) {
+            return Poll::Ready(this.outcome(End::Told(told)));
+        }
+        this.poll_idle(&mut cx)
     }
 }
 
-fn end(failed: Failed, forward: bool) -> End {
+fn end<T>(failed: Failed, forward: bool) -> End<T> {
     match (failed, forward) {
         (Failed::Reader(error), true) | (Failed::Writer(error), false) => End::First(error),
         (Failed::Reader(error), false) | (Failed::Writer(error), true) => End::Second(error),
     }
 }
 
-impl<A, B> Both<'_, A, B> {
-    fn outcome(&self, end: End) -> Outcome {
+impl<A, B, U: Future> Both<'_, A, B, U> {
+    fn outcome(&self, end: End<U::Output>) -> Outcome<U::Output> {
         Outcome {
             forward: self.forward.moved,
             backward: self.backward.moved,
@@ -130,22 +187,29 @@ impl<A, B> Both<'_, A, B> {
         }
     }
 
-    /// Ends the copy if nothing moved since the timer was set; else sets it anew.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    /// Ends the copy if nothing moved for the idle time.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<U::Output>> {
         let Some(idle) = self.idle else {
             return Poll::Pending;
         };
+        let tick = idle / TICKS;
         let moved = self.forward.moved.saturating_add(self.backward.moved);
-        let (timer, seen) = self
-            .timer
-            .get_or_insert_with(|| (Box::pin(tokio::time::sleep(idle)), moved));
+        let silence = self.timer.get_or_insert_with(|| Silence {
+            timer: Box::pin(tokio::time::sleep(tick)),
+            moved,
+            ticks: 0,
+        });
         loop {
-            ready!(timer.as_mut().poll(cx));
-            if *seen == moved {
+            ready!(silence.timer.as_mut().poll(cx));
+            silence.ticks = match silence.moved == moved {
+                true => silence.ticks.saturating_add(1),
+                false => 0,
+            };
+            silence.moved = moved;
+            if silence.ticks >= TICKS {
                 return Poll::Ready(self.outcome(End::Idle));
             }
-            *seen = moved;
-            timer.as_mut().reset(Instant::now() + idle);
+            silence.timer.as_mut().reset(Instant::now() + tick);
         }
     }
 }
@@ -162,66 +226,102 @@ impl Way {
         W: AsyncWrite + Unpin,
     {
         loop {
-            match self.state {
+            if self.taken < self.held.len() {
+                let waiting = self.held.get(self.taken..).unwrap_or_default();
+                let written = ready!(write(cx, writer, waiting))?;
+                self.count(written);
+                self.taken = self.taken.saturating_add(written);
+                if self.taken == self.held.len() {
+                    (self.held, self.taken) = (Vec::new(), 0);
+                }
+                continue;
+            }
+            match &mut self.state {
                 State::Done => return Poll::Ready(Ok(())),
+                State::Failed(error) => {
+                    let error = std::mem::replace(error, io::ErrorKind::Other.into());
+                    return Poll::Ready(Err(Failed::Reader(error)));
+                }
                 State::Closing => {
                     ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failed::Writer)?;
                     self.state = State::Done;
                 }
-                State::Copying if self.start < self.end => {
-                    let waiting = self.buffer.get(self.start..self.end).unwrap_or_default();
-                    let written = ready!(Pin::new(&mut *writer).poll_write(cx, waiting))
-                        .map_err(Failed::Writer)?;
-                    if written == 0 {
-                        return Poll::Ready(Err(Failed::Writer(io::ErrorKind::WriteZero.into())));
+                State::Copying => {
+                    let mut scratch = SCRATCH.take();
+                    if scratch.is_empty() {
+                        scratch.resize(CHUNK, 0);
                     }
-                    self.start = self.start.saturating_add(written);
-                    self.moved = self
-                        .moved
-                        .saturating_add(u64::try_from(written).unwrap_or(0));
-                    self.unflushed = true;
+                    let moved = self.poll_move(cx, reader, writer, &mut scratch);
+                    SCRATCH.set(scratch);
+                    ready!(moved)?;
                 }
-                State::Copying => ready!(self.poll_fill(cx, reader, writer))?,
             }
         }
     }
 
-    fn poll_fill<R, W>(
+    /// Reads all there is, up to the scratch buffer's length, and writes it.
+    fn poll_move<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
+        scratch: &mut [u8],
     ) -> Poll<Result<(), Failed>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        if self.buffer.is_empty() {
-            self.buffer.resize(SMALL, 0);
-        } else if self.end == self.buffer.len() && self.end < LARGE {
-            self.buffer.resize(LARGE, 0); // The last read filled it: there is more where that came from.
-        }
-        let mut free = ReadBuf::new(&mut self.buffer);
-        match Pin::new(&mut *reader).poll_read(cx, &mut free) {
-            Poll::Pending => {
-                // Nothing to read: what TLS holds back goes out before we sleep.
-                if self.unflushed {
-                    ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Failed::Writer)?;
-                    self.unflushed = false;
-                }
-                Poll::Pending
+        let mut read = ReadBuf::new(scratch);
+        let mut pending = false;
+        // A TLS stream yields one record at a time; what is behind it is gathered, so that it leaves in one write.
+        while read.remaining() > 0 {
+            let before = read.filled().len();
+            match Pin::new(&mut *reader).poll_read(cx, &mut read) {
+                Poll::Pending => pending = true,
+                Poll::Ready(Err(error)) => self.state = State::Failed(error),
+                Poll::Ready(Ok(())) if read.filled().len() > before => continue,
+                Poll::Ready(Ok(())) => self.state = State::Closing,
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Failed::Reader(error))),
-            Poll::Ready(Ok(())) => {
-                self.start = 0;
-                self.end = free.filled().len();
-                if self.end == 0 {
-                    self.state = State::Closing;
-                    self.buffer = Vec::new();
-                }
-                Poll::Ready(Ok(()))
-            }
+            break;
         }
+        let mut bytes = read.filled();
+        while !bytes.is_empty() {
+            let Poll::Ready(written) = write(cx, writer, bytes) else {
+                self.held = bytes.to_vec();
+                return Poll::Pending;
+            };
+            let written = written?;
+            self.count(written);
+            bytes = bytes.get(written..).unwrap_or_default();
+        }
+        if !pending {
+            return Poll::Ready(Ok(()));
+        }
+        // Nothing more to read: what TLS holds back goes out before we sleep.
+        if self.unflushed {
+            ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Failed::Writer)?;
+            self.unflushed = false;
+        }
+        Poll::Pending
+    }
+
+    fn count(&mut self, written: usize) {
+        let written = u64::try_from(written).unwrap_or(u64::MAX);
+        self.moved = self.moved.saturating_add(written);
+        self.unflushed = true;
+    }
+}
+
+/// Writes some of the bytes, at least one.
+fn write<W: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    writer: &mut W,
+    bytes: &[u8],
+) -> Poll<Result<usize, Failed>> {
+    match ready!(Pin::new(writer).poll_write(cx, bytes)) {
+        Ok(0) => Poll::Ready(Err(Failed::Writer(io::ErrorKind::WriteZero.into()))),
+        Ok(written) => Poll::Ready(Ok(written)),
+        Err(error) => Poll::Ready(Err(Failed::Writer(error))),
     }
 }
 
@@ -280,5 +380,41 @@ mod tests {
         let (mut far, _server) = duplex(64);
         let outcome = both(&mut near, &mut far, Some(Duration::from_millis(20))).await;
         assert!(matches!(outcome.end, End::Idle));
+    }
+
+    #[tokio::test]
+    async fn an_order_to_end_ends_it_in_the_middle_of_a_stream() {
+        let (mut client, mut near) = duplex(64);
+        let (mut far, mut server) = duplex(64);
+        let (tell, told) = tokio::sync::oneshot::channel::<u8>();
+        let copy = tokio::spawn(async move { both_until(&mut near, &mut far, None, told).await });
+        client.write_all(b"request").await.unwrap();
+        server.read_exact(&mut [0; 7]).await.unwrap();
+        tell.send(7).unwrap();
+        let outcome = copy.await.unwrap();
+        assert!(matches!(outcome.end, End::Told(Ok(7))), "{outcome:?}");
+        assert_eq!(outcome.forward, 7);
+    }
+
+    #[tokio::test]
+    async fn while_bytes_move_it_is_not_idle() {
+        let (mut client, mut near) = duplex(64);
+        let (mut far, mut server) = duplex(64);
+        let idle = Duration::from_millis(20);
+        let copy = tokio::spawn(async move { both(&mut near, &mut far, Some(idle)).await });
+        let started = Instant::now();
+        while started.elapsed() < 3 * idle {
+            client.write_all(b"x").await.unwrap();
+            server.read_exact(&mut [0; 1]).await.unwrap();
+        }
+        let last = Instant::now();
+        assert!(matches!(copy.await.unwrap().end, End::Idle));
+        assert!(last.elapsed() >= idle - idle / TICKS);
+    }
+
+    #[test]
+    fn an_idle_direction_holds_no_buffer() {
+        assert_eq!(Way::default().held.capacity(), 0);
+        assert!(size_of::<Way>() <= 72, "{}", size_of::<Way>());
     }
 }

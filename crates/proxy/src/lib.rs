@@ -26,6 +26,7 @@ pub mod control_plane;
 pub mod copy;
 pub mod dns;
 pub mod format;
+pub mod gate;
 pub mod http;
 pub mod identity;
 pub mod inspect;

@@ -126,6 +126,8 @@ pub struct TcpProxy {
     pub hash_source: bool,
     /// Endpoints tried before giving up.
     pub connect_attempts: u32,
+    /// The longest a connection may live.
+    pub max_duration: Option<Duration>,
 }
 
 /// The HTTP connection manager.

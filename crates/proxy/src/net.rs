@@ -1,9 +1,10 @@
 //! Sockets and streams: the one type that sets the options nobody may forget, and forwards vectored writes.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -14,11 +15,37 @@ use tokio::net::TcpStream;
 /// Probes after a minute of silence find peers that vanished; Linux' own two hours keep them for ever.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// Bytes that a TLS stream is given ahead of what it asks for: rustls asks for 4 KiB at a time, a quarter of a record.
+const AHEAD: usize = 64 << 10;
+
 /// A connection with bytes that were taken from it put back in front.
 #[derive(Debug)]
 pub struct Replay<S> {
     prefix: Bytes,
     inner: S,
+    ahead: Ahead,
+}
+
+/// Whether more is read than was asked for.
+#[derive(Debug)]
+enum Ahead {
+    /// Never: the reader has a large buffer itself.
+    Off,
+    /// As soon as a read fills the reader's small buffer.
+    Ready,
+    /// The last read filled it: there is more where that came from.
+    Wanted,
+    /// What was read and what of it was not yet asked for.
+    Filled {
+        bytes: Box<[u8]>,
+        start: usize,
+        end: usize,
+    },
+}
+
+thread_local! {
+    /// The last buffer that was read empty: the next connection with much to read takes it.
+    static SPARE: Cell<Box<[u8]>> = Cell::default();
 }
 
 /// A TCP connection with the bytes an inspector took from it put back in front.
@@ -40,7 +67,11 @@ pub enum Stream {
 impl<S> Replay<S> {
     /// Puts bytes in front of what a stream yields.
     pub fn with_prefix(prefix: Bytes, inner: S) -> Replay<S> {
-        Replay { prefix, inner }
+        Replay {
+            prefix,
+            inner,
+            ahead: Ahead::Off,
+        }
     }
 
     /// Puts bytes in front of what is read next.
@@ -61,12 +92,19 @@ impl Socket {
         Replay {
             prefix: Bytes::new(),
             inner: tcp,
+            ahead: Ahead::Off,
         }
     }
 
     /// The connection itself.
     pub fn tcp(&self) -> &TcpStream {
         &self.inner
+    }
+
+    /// For TLS on top: reads more at a time than rustls asks for, once there is much to read.
+    pub fn reading_ahead(mut self) -> Socket {
+        self.ahead = Ahead::Ready;
+        self
     }
 
     /// Connects.
@@ -97,6 +135,53 @@ pub fn original_destination(tcp: &TcpStream, peer: IpAddr) -> Option<SocketAddr>
     address.ok()?.as_socket().map(canonical)
 }
 
+impl<S: AsyncRead + Unpin> Replay<S> {
+    fn poll_ahead(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.ahead {
+            Ahead::Off => return Pin::new(&mut self.inner).poll_read(cx, buf),
+            Ahead::Ready => {
+                let before = buf.filled().len();
+                ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+                if buf.remaining() == 0 && buf.filled().len() > before {
+                    self.ahead = Ahead::Wanted;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            Ahead::Wanted => {
+                let mut bytes = SPARE.take();
+                if bytes.is_empty() {
+                    bytes = vec![0; AHEAD].into_boxed_slice();
+                }
+                self.ahead = Ahead::Filled {
+                    bytes,
+                    start: 0,
+                    end: 0,
+                };
+            }
+            Ahead::Filled { .. } => {}
+        }
+        let Ahead::Filled { bytes, start, end } = &mut self.ahead else {
+            return Poll::Ready(Ok(()));
+        };
+        if start == end {
+            let mut all = ReadBuf::new(bytes);
+            let read = Pin::new(&mut self.inner).poll_read(cx, &mut all);
+            (*start, *end) = (0, all.filled().len());
+            if *end == 0 {
+                // Nothing for now, or for ever: an idle connection holds no buffer.
+                SPARE.set(std::mem::take(bytes));
+                self.ahead = Ahead::Ready;
+                return read;
+            }
+        }
+        let length = end.saturating_sub(*start).min(buf.remaining());
+        let next = start.saturating_add(length);
+        buf.put_slice(bytes.get(*start..next).unwrap_or_default());
+        *start = next;
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -104,7 +189,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
-            return Pin::new(&mut self.inner).poll_read(cx, buf);
+            return self.poll_ahead(cx, buf);
         }
         let length = self.prefix.len().min(buf.remaining());
         buf.put_slice(self.prefix.get(..length).unwrap_or_default());
@@ -221,7 +306,7 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -240,5 +325,29 @@ mod tests {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).await.unwrap();
         assert_eq!(all, b"hello");
+    }
+
+    #[tokio::test]
+    async fn reading_ahead_yields_the_same_bytes_and_then_holds_no_buffer() {
+        let (mut client, near) = tokio::io::duplex(1 << 20);
+        let mut socket = Replay {
+            prefix: Bytes::from_static(b"first"),
+            inner: near,
+            ahead: Ahead::Ready,
+        };
+        let sent: Vec<u8> = (0u32..200_000).map(|n| (n % 251) as u8).collect();
+        client.write_all(&sent).await.unwrap();
+        let mut all = Vec::new();
+        let mut chunk = [0; 4096];
+        while all.len() < sent.len() + 5 {
+            let length = socket.read(&mut chunk).await.unwrap();
+            all.extend_from_slice(&chunk[..length]);
+        }
+        assert!(all.starts_with(b"first") && all[5..] == sent);
+        let read = socket.read(&mut chunk);
+        assert!(futures::poll!(std::pin::pin!(read)).is_pending());
+        assert!(matches!(socket.ahead, Ahead::Ready));
+        drop(client);
+        assert_eq!(socket.read(&mut chunk).await.unwrap(), 0);
     }
 }

@@ -1,15 +1,17 @@
 //! The TCP proxy: one connection in, one out, bytes between.
 
-use std::io;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::io::AsyncWrite;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use crate::access::{Line, milliseconds};
 use crate::cluster::{ChoiceContext, Chosen, Cluster, Outcome as Judged, hash_source};
 use crate::connection::Connection;
-use crate::copy::{End, Outcome, both};
+use crate::copy::{End, Outcome, both_until};
 use crate::listener::TcpProxy;
 use crate::net::Stream;
 use crate::reason::Reason;
@@ -24,23 +26,19 @@ const STOP: Duration = Duration::from_secs(5);
 /// Serves one connection to its end.
 pub async fn serve(mut stream: Stream, connection: &Connection, proxy: &TcpProxy) {
     let started = Instant::now();
+    let lives_until = proxy.max_duration.map(|longest| started + longest);
     let mut line = connection.line();
     line.start_time = crate::access::timestamp(SystemTime::now());
     line.route_name = Some(connection.chain.name.clone());
     match open(connection, proxy, &mut line).await {
         Ok((mut upstream, chosen, _connected)) => {
-            let copying = both(&mut stream, &mut upstream, proxy.idle_timeout);
-            let outcome = tokio::select! {
-                outcome = copying => Some(outcome),
-                () = drained(connection) => None,
-            };
-            finish(
-                outcome.as_ref(),
-                &stream,
-                &upstream,
-                &chosen.cluster,
-                &mut line,
-            );
+            let until = told(connection, lives_until);
+            let outcome = both_until(&mut stream, &mut upstream, proxy.idle_timeout, until).await;
+            if matches!(outcome.end, End::Idle | End::Told(_)) {
+                close(&mut stream);
+                close(&mut upstream);
+            }
+            finish(&outcome, &stream, &upstream, &chosen.cluster, &mut line);
         }
         Err(reason) => {
             stream.socket().reset_on_close();
@@ -91,13 +89,28 @@ fn context(connection: &Connection, proxy: &TcpProxy) -> ChoiceContext<'static> 
     }
 }
 
-/// Completes when the connection must end although both ends would go on.
-async fn drained(connection: &Connection) {
+/// Why a connection ends although both ends would go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Its chain left the configuration, or the proxy stops.
+    Drained,
+    /// It has lived as long as it may.
+    TooOld,
+}
+
+async fn told(connection: &Connection, lives_until: Option<Instant>) -> Told {
     let mut chain = connection.chain.drain.subscribe();
     let mut stop = connection.worker.shared.drain.subscribe();
+    let too_old = async {
+        match lives_until {
+            Some(end) => sleep_until(end.into()).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        () = turned(&mut chain) => sleep(DRAIN).await,
-        () = turned(&mut stop) => sleep(STOP).await,
+        () = async { turned(&mut chain).await; sleep(DRAIN).await } => Told::Drained,
+        () = async { turned(&mut stop).await; sleep(STOP).await } => Told::Drained,
+        () = too_old => Told::TooOld,
     }
 }
 
@@ -109,30 +122,26 @@ pub async fn turned(flag: &mut watch::Receiver<bool>) {
 }
 
 fn finish(
-    outcome: Option<&Outcome>,
+    outcome: &Outcome<Told>,
     stream: &Stream,
     upstream: &Stream,
     cluster: &Cluster,
     line: &mut Line,
 ) {
-    let Some(outcome) = outcome else {
-        line.response_code_details = "drained".to_owned();
-        return;
-    };
     line.bytes_received = outcome.forward;
     line.bytes_sent = outcome.backward;
     cluster.stats.sent.add(outcome.forward);
     cluster.stats.received.add(outcome.backward);
     match &outcome.end {
         End::Closed => {}
-        // A reset at one end is a reset at the other: nobody may take it for an orderly end.
-        End::First(error) => {
-            reset(error, upstream);
+        // A failure at one end is a reset at the other: nobody may take it for an orderly end.
+        End::First(_) => {
+            upstream.socket().reset_on_close();
             line.response_flags = "DC";
             line.response_code_details = Reason::ClientGone.row().details.to_owned();
         }
         End::Second(error) => {
-            reset(error, stream);
+            stream.socket().reset_on_close();
             line.response_flags = "UC";
             line.response_code_details = format!("upstream_connection_failed{{{}}}", error.kind());
             line.blame = Some("upstream");
@@ -141,16 +150,16 @@ fn finish(
             line.response_flags = "SI";
             line.response_code_details = "idle_timeout".to_owned();
         }
+        End::Told(Told::Drained) => line.response_code_details = "drained".to_owned(),
+        End::Told(Told::TooOld) => {
+            line.response_flags = "DT";
+            line.response_code_details = "max_connection_duration_reached".to_owned();
+        }
     }
 }
 
-fn reset(error: &io::Error, other: &Stream) {
-    let kinds = [
-        io::ErrorKind::ConnectionReset,
-        io::ErrorKind::BrokenPipe,
-        io::ErrorKind::ConnectionAborted,
-    ];
-    if kinds.contains(&error.kind()) {
-        other.socket().reset_on_close();
-    }
+/// Ends a connection in order although it was not its peer's wish: TLS says so, as far as the socket takes it at once.
+fn close(stream: &mut Stream) {
+    let mut cx = Context::from_waker(Waker::noop());
+    let _ = Pin::new(stream).poll_shutdown(&mut cx);
 }

@@ -138,7 +138,7 @@ async fn open(cluster: &Cluster, endpoint: &Endpoint) -> Result<Stream, ConnectE
         Some(tls) => {
             let connector = TlsConnector::from(tls.config.clone());
             let stream = connector
-                .connect(tls.name(&endpoint.config.hostname), socket)
+                .connect(tls.name(&endpoint.config.hostname), socket.reading_ahead())
                 .await
                 .map_err(ConnectError::Tls)?;
             if is_outlived(stream.get_ref().1) {

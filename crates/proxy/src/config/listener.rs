@@ -309,5 +309,7 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
         connect_attempts: message
             .max_connect_attempts
             .map_or(1, |attempts| attempts.value.clamp(1, 10)),
+        max_duration: limit(message.max_downstream_connection_duration.as_ref(), None)
+            .at("max_downstream_connection_duration")?,
     })
 }

@@ -132,7 +132,7 @@ message!(TCP_PROXY, "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", {
     10 weighted_clusters: into TCP_WEIGHTED,
     11 hash_policy: each TCP_HASH_POLICY,
     12 tunneling_config: refuse,
-    13 max_downstream_connection_duration: refuse,
+    13 max_downstream_connection_duration: take,
     14 on_demand: refuse,
     15 access_log_flush_interval: ignore "one line at the end",
     16 flush_access_log_on_connected: ignore "one line at the end",
