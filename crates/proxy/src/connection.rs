@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -338,15 +338,15 @@ fn log_refusal(reason: Reason, arrival: &Arrival, listener: &Listener, worker: &
     });
 }
 
-/// Reads until it is known whether the client speaks HTTP/2; what was read is put back.
-pub async fn is_http2(stream: &mut Stream) -> std::io::Result<(bool, Bytes)> {
+/// Reads until it is known whether the client speaks HTTP/2, and what was read.
+pub async fn is_http2(stream: &mut Stream) -> std::io::Result<(bool, BytesMut)> {
     let mut bytes = BytesMut::with_capacity(FIRST_READ);
     loop {
         if stream.read_buf(&mut bytes).await? == 0 {
-            return Ok((false, bytes.freeze()));
+            return Ok((false, bytes));
         }
         if let Some(answer) = inspect::is_http2(&bytes) {
-            return Ok((answer, bytes.freeze()));
+            return Ok((answer, bytes));
         }
     }
 }

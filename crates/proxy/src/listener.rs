@@ -177,6 +177,8 @@ pub struct HttpManager {
     pub normalize_path: bool,
     /// Slashes are merged.
     pub merge_slashes: bool,
+    /// HTTP/1.0 is spoken.
+    pub accept_http_10: bool,
     /// HTTP/2 settings.
     pub h2: H2,
 }

@@ -49,6 +49,20 @@ pub enum Reason {
     UpstreamOverflow,
     /// The control plane wants a share of the requests dropped.
     DropOverload,
+    /// The upstream reset the request's stream.
+    UpstreamReset,
+    /// The upstream refused the request's stream unread.
+    UpstreamRefused,
+    /// One attempt took too long.
+    PerTryTimeout,
+    /// The request's headers exceed a limit.
+    HeadersTooLarge,
+    /// The request's headers did not arrive in time.
+    HeadersTimeout,
+    /// The request's transfer coding is not supported.
+    UnsupportedCoding,
+    /// HTTP/1.0 is not accepted.
+    VersionTooLow,
 }
 
 /// Who has to act.
@@ -99,7 +113,7 @@ const fn row(
 
 impl Reason {
     /// All of them, in the order of the docs.
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 29] = [
         Reason::RouteNotFound,
         Reason::ClusterNotFound,
         Reason::NoHealthyUpstream,
@@ -122,6 +136,13 @@ impl Reason {
         Reason::ClientGone,
         Reason::UpstreamOverflow,
         Reason::DropOverload,
+        Reason::UpstreamReset,
+        Reason::UpstreamRefused,
+        Reason::PerTryTimeout,
+        Reason::HeadersTooLarge,
+        Reason::HeadersTimeout,
+        Reason::UnsupportedCoding,
+        Reason::VersionTooLow,
     ];
 
     /// The table: bodies, flags and details are Envoy's.
@@ -256,6 +277,49 @@ impl Reason {
                 "",
                 Downstream,
             ),
+            Reason::UpstreamReset => row(
+                "upstream_reset_before_response_started{remote_reset}",
+                "UR",
+                S::SERVICE_UNAVAILABLE,
+                "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
+                Upstream,
+            ),
+            Reason::UpstreamRefused => row(
+                "upstream_reset_before_response_started{remote_refused_stream_reset}",
+                "UR",
+                S::SERVICE_UNAVAILABLE,
+                "upstream connect error or disconnect/reset before headers. reset reason: remote refused stream reset",
+                Upstream,
+            ),
+            Reason::PerTryTimeout => row(
+                "upstream_per_try_timeout",
+                "UT",
+                S::GATEWAY_TIMEOUT,
+                "upstream request timeout",
+                Upstream,
+            ),
+            Reason::HeadersTooLarge => row(
+                "request_headers_too_large",
+                "DPE",
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "",
+                Downstream,
+            ),
+            Reason::HeadersTimeout => row(
+                "request_header_timeout",
+                "DI",
+                S::REQUEST_TIMEOUT,
+                "request header timeout",
+                Downstream,
+            ),
+            Reason::UnsupportedCoding => row(
+                "http1.transfer_encoding_not_supported",
+                "DPE",
+                S::NOT_IMPLEMENTED,
+                "",
+                Downstream,
+            ),
+            Reason::VersionTooLow => row("low_version", "-", S::UPGRADE_REQUIRED, "", Downstream),
         }
     }
 }

@@ -110,6 +110,10 @@ pub(super) fn manager(
         // Envoy's own default is off; RBAC on paths is only safe on normal paths, so here it is on.
         normalize_path: flag(message.normalize_path.as_ref(), true),
         merge_slashes: message.merge_slashes,
+        accept_http_10: message
+            .http_protocol_options
+            .as_ref()
+            .is_some_and(|options| options.accept_http_10),
         h2: h2(message.http2_protocol_options.as_ref())?,
     })
 }

@@ -1,286 +1,348 @@
-//! Bodies in both directions, and what is watched while they pass.
+//! Bodies on their way: pieces, what a filter or another attempt still needs, and how long it may take.
 
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use bytes::{Bytes, BytesMut};
+use h1::Length;
+use http::HeaderMap;
+use tokio::time::Instant;
 
-use super::exchange::Exchange;
-use super::pool::Lease;
+use super::downstream::Downstream;
+use super::filters::{Buffer, Buffered};
+use super::timer::Timer;
 use crate::reason::Reason;
 
-/// How far a request's body has come.
-#[derive(Debug, Default)]
-pub struct Progress {
-    bytes: AtomicU64,
-    complete: AtomicBool,
-}
-
-/// A request's body on its way to the upstream.
+/// A piece of a body.
 #[derive(Debug)]
-pub enum RequestBody {
-    /// None.
-    Empty,
-    /// The client's.
-    Client(Incoming, Arc<Progress>),
+pub enum Piece {
+    /// Bytes.
+    Data(Bytes),
+    /// Trailers; nothing comes after them.
+    Trailers(HeaderMap),
 }
 
-/// A response's body on its way to the client.
+/// Why a message broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// The connection or stream ended.
+    #[error("connection ended")]
+    Ended,
+    /// What came is not HTTP.
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+    /// The peer gave the stream up.
+    #[error("reset by the peer")]
+    Reset,
+    /// The peer never looked at the message: it may be sent again whatever it is.
+    #[error("refused unread")]
+    Refused,
+}
+
+/// What reading a body yields next; `None` is its end.
+pub type Next = Option<Result<Piece, Broken>>;
+
+/// A request's body: what was read of it and may be needed again, then what the client still sends.
 #[derive(Debug)]
-pub enum ReplyBody {
-    /// Our own.
-    Local(Option<Bytes>, Box<Exchange>),
-    /// The upstream's.
-    Upstream(Box<UpstreamBody>),
+pub struct RequestBody {
+    length: Length,
+    /// What was read and is kept, in order.
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    /// Bytes that may be kept; beyond them the body can be sent only once.
+    limit: usize,
+    /// The next of the kept pieces to be sent.
+    next: usize,
+    trailers: Option<HeaderMap>,
+    /// All of it was read.
+    is_read: bool,
+    /// All that was read is kept.
+    is_kept: bool,
+    /// The trailers were handed out.
+    is_over: bool,
+    /// Bytes read from the client.
+    received: u64,
 }
 
-/// The upstream's body, with everything that ends when it ends.
-#[derive(Debug)]
-pub struct UpstreamBody {
-    body: Incoming,
-    lease: Option<Lease>,
-    exchange: Exchange,
-    limits: Limits,
-}
-
-/// How long a response may take.
-#[derive(Debug, Default)]
+/// How long an exchange may take.
+#[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// All of it.
-    pub deadline: Option<Instant>,
-    /// Without a byte.
+    /// From the request's end to the response's.
+    pub timeout: Option<Duration>,
+    /// Without a byte either way.
     pub idle: Option<Duration>,
-    /// Made when there is first something to wait for.
-    timer: Option<Pin<Box<Sleep>>>,
-    last: Option<Instant>,
+    /// When the whole must be over; known once the request has ended.
+    pub deadline: Option<Instant>,
+    /// When this attempt's response must have begun.
+    pub attempt: Option<Instant>,
+    /// When the last byte passed.
+    last: Instant,
 }
 
-/// Why a body broke off.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    /// The upstream's body did.
-    #[error("upstream body: {0}")]
-    Upstream(#[from] hyper::Error),
-    /// Time is up.
-    #[error("{}", .0.row().details)]
-    Late(Reason),
-}
-
-// === impl Progress, RequestBody ===
-
-impl Progress {
-    /// Bytes so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Whether all of it was read.
-    pub fn is_complete(&self) -> bool {
-        self.complete.load(Ordering::Relaxed)
-    }
-
-    /// Notes that there is no more to come.
-    pub fn finish(&self) {
-        self.complete.store(true, Ordering::Relaxed);
-    }
-}
+// === impl RequestBody ===
 
 impl RequestBody {
-    /// The client's body, watched.
-    pub fn client(body: Incoming, progress: &Arc<Progress>) -> RequestBody {
-        if body.is_end_stream() {
-            progress.finish();
-            return RequestBody::Empty;
+    /// A body that is framed so.
+    pub fn new(length: Length) -> RequestBody {
+        RequestBody {
+            length,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            limit: 0,
+            next: 0,
+            trailers: None,
+            is_read: length == Length::Empty,
+            is_kept: true,
+            is_over: false,
+            received: 0,
         }
-        RequestBody::Client(body, progress.clone())
     }
-}
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
+    /// How it is framed.
+    pub fn length(&self) -> Length {
+        self.length
+    }
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Client(body, progress) => {
-                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-                match &frame {
-                    Some(Ok(frame)) => {
-                        let length = frame.data_ref().map_or(0, Bytes::len);
-                        progress
-                            .bytes
-                            .fetch_add(u64::try_from(length).unwrap_or(0), Ordering::Relaxed);
-                        if body.is_end_stream() {
-                            progress.finish();
-                        }
-                    }
-                    None => progress.finish(),
-                    Some(Err(_)) => {}
-                }
-                Poll::Ready(frame)
+    /// Bytes the client has sent of it.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Whether the client has sent all of it.
+    pub fn is_read(&self) -> bool {
+        self.is_read
+    }
+
+    /// Whether nothing is left to be handed out.
+    pub fn is_end(&self) -> bool {
+        self.is_read && self.next >= self.kept.len() && (self.trailers.is_none() || self.is_over)
+    }
+
+    /// Keeps from now on what is read, up to so many bytes in all.
+    pub fn keep(&mut self, limit: usize) {
+        self.limit = self.limit.max(limit);
+    }
+
+    /// Goes back to its beginning for another attempt; `false` if that is gone.
+    pub fn rewind(&mut self) -> bool {
+        if self.is_kept {
+            self.next = 0;
+            self.is_over = false;
+        }
+        self.is_kept
+    }
+
+    /// Lets go of what is kept: there will be no other attempt. What was not handed out yet still will be.
+    pub fn forget(&mut self) {
+        self.limit = 0;
+        if self.next >= self.kept.len() {
+            self.is_kept = false;
+            self.kept = Vec::new();
+            self.next = 0;
+        }
+    }
+
+    /// After a switch of protocols so many bytes have come.
+    pub fn carried(&mut self, bytes: u64) {
+        self.received = self.received.saturating_add(bytes);
+    }
+
+    /// The next piece: of those kept first, then of the client's.
+    pub fn poll_piece(&mut self, client: &mut Downstream<'_>, cx: &mut Context<'_>) -> Poll<Next> {
+        if let Some(piece) = self.kept.get(self.next) {
+            let piece = piece.clone();
+            self.next = self.next.saturating_add(1);
+            return Poll::Ready(Some(Ok(Piece::Data(piece))));
+        }
+        if self.is_read {
+            let trailers = self.trailers.as_ref().filter(|_| !self.is_over);
+            let piece = trailers.map(|trailers| Ok(Piece::Trailers(trailers.clone())));
+            self.is_over = true;
+            return Poll::Ready(piece);
+        }
+        let next = ready!(self.poll_read(client, cx));
+        match &next {
+            Some(Ok(Piece::Data(data))) => {
+                let data = data.clone();
+                self.retain(data);
+                self.next = self.kept.len();
             }
+            Some(Ok(Piece::Trailers(_))) => self.is_over = true,
+            _ => {}
+        }
+        Poll::Ready(next)
+    }
+
+    fn poll_read(&mut self, client: &mut Downstream<'_>, cx: &mut Context<'_>) -> Poll<Next> {
+        let next = ready!(client.poll_piece(cx));
+        match &next {
+            Some(Ok(Piece::Data(data))) => {
+                let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                self.received = self.received.saturating_add(length);
+                self.is_read = client.is_read();
+            }
+            Some(Ok(Piece::Trailers(trailers))) => {
+                self.is_read = true;
+                self.trailers = Some(trailers.clone());
+            }
+            None => self.is_read = true,
+            Some(Err(_)) => {}
+        }
+        Poll::Ready(next)
+    }
+
+    /// Keeps a piece if it fits; if not, nothing is kept any more.
+    fn retain(&mut self, data: Bytes) {
+        self.kept_bytes = self.kept_bytes.saturating_add(data.len());
+        if self.is_kept && self.kept_bytes <= self.limit {
+            self.kept.push(data);
+        } else {
+            self.is_kept = false;
+            self.kept = Vec::new();
+            self.next = 0;
         }
     }
 
-    fn is_end_stream(&self) -> bool {
-        match self {
-            RequestBody::Empty => true,
-            RequestBody::Client(body, _) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            RequestBody::Empty => SizeHint::with_exact(0),
-            RequestBody::Client(body, _) => body.size_hint(),
-        }
-    }
-}
-
-// === impl ReplyBody ===
-
-impl ReplyBody {
-    /// The upstream's body; `lease` goes back to its pool once all of it has passed.
-    pub fn upstream(
-        body: Incoming,
-        lease: Option<Lease>,
-        exchange: Exchange,
-        limits: Limits,
-    ) -> ReplyBody {
-        let mut upstream = UpstreamBody {
-            body,
-            lease,
-            exchange,
-            limits,
-        };
-        if upstream.body.is_end_stream() {
-            upstream.complete();
-        }
-        ReplyBody::Upstream(Box::new(upstream))
-    }
-}
-
-impl UpstreamBody {
-    fn complete(&mut self) {
-        self.exchange.complete();
-        if let Some(lease) = self.lease.take() {
-            // A request still on its way keeps the connection busy: only a whole exchange makes it reusable.
-            lease.give_back(self.exchange.progress().is_complete());
-        }
-    }
-
-    fn poll_frame(
+    /// Reads until `limit` bytes are kept or the body has ended, for a filter that must see it.
+    pub fn poll_hold(
         &mut self,
+        client: &mut Downstream<'_>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.limits.last = None;
-                self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
-                if self.body.is_end_stream() {
-                    self.complete();
+        limit: usize,
+    ) -> Poll<Result<(), Broken>> {
+        // One piece more than asked for is kept whole.
+        self.keep(limit.saturating_add(HELD_PIECE));
+        while !self.is_read && self.kept_bytes < limit {
+            match ready!(self.poll_read(client, cx)) {
+                Some(Ok(Piece::Data(data))) => {
+                    self.kept_bytes = self.kept_bytes.saturating_add(data.len());
+                    self.kept.push(data);
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Some(Ok(Piece::Trailers(_))) | None => {}
+                Some(Err(broken)) => return Poll::Ready(Err(broken)),
             }
-            Poll::Ready(Some(Err(error))) => {
-                self.exchange.fail(Reason::UpstreamClosed);
-                Poll::Ready(Some(Err(error.into())))
-            }
-            Poll::Ready(None) => {
-                self.complete();
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                let reason = ready!(self.limits.poll(cx));
-                self.exchange.fail(reason);
-                Poll::Ready(Some(Err(BodyError::Late(reason))))
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// What is kept, in one piece.
+    pub fn held(&self) -> Bytes {
+        match self.kept.as_slice() {
+            [] => Bytes::new(),
+            [one] => one.clone(),
+            several => {
+                let mut all = BytesMut::with_capacity(self.kept_bytes);
+                several
+                    .iter()
+                    .for_each(|piece| all.extend_from_slice(piece));
+                all.freeze()
             }
         }
     }
 }
+
+/// The largest piece a source hands out: a read buffer, or an HTTP/2 frame.
+const HELD_PIECE: usize = 64 << 10;
+
+// === impl Limits ===
 
 impl Limits {
-    /// Limits of a response that begins now.
-    pub fn new(deadline: Option<Instant>, idle: Option<Duration>) -> Limits {
+    /// Limits of an exchange that begins now.
+    pub fn new(timeout: Option<Duration>, idle: Option<Duration>) -> Limits {
         Limits {
-            deadline,
+            timeout,
             idle,
-            ..Limits::default()
+            deadline: None,
+            attempt: None,
+            last: Instant::now(),
         }
     }
 
-    /// Ready once a limit has passed. One timer serves both; it is set anew only when it fires.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        if self.deadline.is_none() && self.idle.is_none() {
-            return Poll::Pending;
+    /// The request has ended: the time for the response runs.
+    pub fn request_ended(&mut self) {
+        if self.deadline.is_none() {
+            self.deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         }
-        let since = *self.last.get_or_insert_with(Instant::now);
-        loop {
-            let silent = self.idle.map(|idle| since + idle);
-            let next = match (self.deadline, silent) {
-                (Some(deadline), Some(silent)) => deadline.min(silent),
-                (Some(one), None) | (None, Some(one)) => one,
-                (None, None) => return Poll::Pending,
-            };
-            let timer = self
-                .timer
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
-            ready!(timer.as_mut().poll(cx));
-            let now = Instant::now();
-            if self.deadline.is_some_and(|deadline| deadline <= now) {
-                return Poll::Ready(Reason::Timeout);
-            }
-            if silent.is_some_and(|silent| silent <= now) {
-                return Poll::Ready(Reason::IdleTimeout);
-            }
-            timer.as_mut().reset(next);
+    }
+
+    /// A byte has passed.
+    pub fn progress(&mut self) {
+        if self.idle.is_some() {
+            self.last = Instant::now();
+        }
+    }
+
+    /// Ready once a limit has passed.
+    pub fn poll(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Reason> {
+        let silent = self.idle.map(|idle| self.last + idle);
+        let all = [
+            (self.deadline, Reason::Timeout),
+            (self.attempt, Reason::PerTryTimeout),
+            (silent, Reason::IdleTimeout),
+        ];
+        let next = all
+            .into_iter()
+            .filter_map(|(at, reason)| Some((at?, reason)))
+            .min_by_key(|(at, _)| *at);
+        match next {
+            Some((at, reason)) => timer.poll_until(cx, at).map(|()| reason),
+            None => Poll::Pending,
         }
     }
 }
 
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = BodyError;
+// === Filters ===
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            ReplyBody::Local(bytes, exchange) => {
-                exchange.complete();
-                let taken = bytes.take().filter(|bytes| !bytes.is_empty());
-                exchange.sent(taken.as_ref().map_or(0, Bytes::len));
-                Poll::Ready(taken.map(|bytes| Ok(Frame::data(bytes))))
+/// A request's body as filters may look into it.
+pub struct Held<'a, 'c> {
+    /// The body.
+    pub body: &'a mut RequestBody,
+    /// Whose it is.
+    pub client: &'a mut Downstream<'c>,
+    /// How long it may take to come.
+    pub limits: Limits,
+}
+
+impl Held<'_, '_> {
+    async fn read(&mut self, limit: usize) -> Result<Buffered, Reason> {
+        let Held {
+            body,
+            client,
+            limits,
+        } = self;
+        let mut seen = body.received();
+        poll_fn(|cx| {
+            if let Poll::Ready(held) = body.poll_hold(client, cx, limit) {
+                return Poll::Ready(held.map_err(|broken| match broken {
+                    Broken::Protocol(_) => Reason::BadRequest,
+                    Broken::Ended | Broken::Reset | Broken::Refused => Reason::ClientGone,
+                }));
             }
-            ReplyBody::Upstream(upstream) => upstream.poll_frame(cx),
-        }
+            if body.received() != seen {
+                seen = body.received();
+                limits.progress();
+            }
+            limits.poll(client.timer(), cx).map(Err)
+        })
+        .await?;
+        Ok(Buffered {
+            bytes: body.held(),
+            whole: body.is_read(),
+        })
+    }
+}
+
+impl Buffer for Held<'_, '_> {
+    fn is_end(&self) -> bool {
+        self.body.is_read()
     }
 
-    fn is_end_stream(&self) -> bool {
-        match self {
-            ReplyBody::Local(bytes, _) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            ReplyBody::Upstream(upstream) => upstream.body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            ReplyBody::Local(bytes, _) => {
-                let length = bytes.as_ref().map_or(0, Bytes::len);
-                SizeHint::with_exact(u64::try_from(length).unwrap_or(0))
-            }
-            ReplyBody::Upstream(upstream) => upstream.body.size_hint(),
-        }
+    fn buffer<'a>(
+        &'a mut self,
+        limit: usize,
+    ) -> Pin<Box<dyn Future<Output = Result<Buffered, Reason>> + Send + 'a>> {
+        Box::pin(self.read(limit))
     }
 }

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
+use h2::ext::Protocol;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Uri, Version};
-use hyper::ext::Protocol;
 
 use super::path;
 use crate::listener::{ClientCert, HttpManager};
@@ -100,7 +100,10 @@ pub fn sanitize(
     };
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(HOST);
-    // The server side answers it when the body is first read.
+    if parts.version == Version::HTTP_2 {
+        join_crumbs(&mut parts.headers);
+    }
+    // The connection answers it when the body is first read.
     parts.headers.remove(EXPECT);
     forwarding(&mut parts.headers, origin, manager);
     let scheme = if origin.is_tls { "https" } else { "http" };
@@ -111,6 +114,24 @@ pub fn sanitize(
         upgrade,
         remote: None,
     })
+}
+
+/// HTTP/2 splits cookies for its compression (RFC 9113 §8.2.3); whoever reads them wants one.
+fn join_crumbs(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().is_none() || crumbs.next().is_none() {
+        return;
+    }
+    let mut all: Vec<u8> = Vec::new();
+    for crumb in headers.get_all(COOKIE) {
+        if !all.is_empty() {
+            all.extend_from_slice(b"; ");
+        }
+        all.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(cookie) = HeaderValue::from_bytes(&all) {
+        headers.insert(COOKIE, cookie);
+    }
 }
 
 /// The one authority of a request.
@@ -264,11 +285,8 @@ fn append_to_list(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue
     }
 }
 
-/// The request's URI for the next hop.
-pub fn uri(target: &Target, path_and_query: &str, authority: &str, http2: bool) -> Option<Uri> {
-    if !http2 {
-        return path_and_query.parse().ok();
-    }
+/// The URI of an HTTP/2 request for the next hop.
+pub fn uri(target: &Target, path_and_query: &str, authority: &str) -> Option<Uri> {
     // HTTP/2 needs an authority; HTTP/1.0 may have had none.
     let authority = if authority.is_empty() {
         "localhost"

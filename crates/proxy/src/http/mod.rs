@@ -1,11 +1,20 @@
 //! HTTP: the server side, the router, the upstream side.
 //!
-//! A request is one async function: sanitize, find the route, filters in order, choose an endpoint, send, reply.
+//! A request is one async function in one task: sanitize, find the route, filters in order, choose an endpoint, send and
+//! await the answer's head ([`attempt`]), then pass both bodies by polling until the answer is through ([`deliver`]). The
+//! client ([`downstream`]) and the upstream ([`upstream`]) are each HTTP/1 ([`h1`]) or HTTP/2 ([`h2`]).
 
+pub mod attempt;
 pub mod body;
+pub mod date;
+pub mod deliver;
+pub mod downstream;
+pub mod drain;
 pub mod exchange;
 pub mod facts;
 pub mod filters;
+pub mod h1;
+pub mod h2;
 pub mod headers;
 pub mod outgoing;
 pub mod path;
@@ -14,5 +23,8 @@ pub mod reply;
 pub mod retry;
 pub mod router;
 pub mod server;
+pub mod timer;
 pub mod timing;
-pub mod upgrade;
+pub mod tunnel;
+pub mod upstream;
+pub mod wire;

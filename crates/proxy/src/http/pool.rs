@@ -1,35 +1,24 @@
-//! Connections to one endpoint, one pool per worker: HTTP/1 by turns, HTTP/2 shared.
+//! Connections to one endpoint, one pool per worker: HTTP/1 by turns, HTTP/2 shared. Idle ones need no task: whether a
+//! connection still lives is seen when it is taken, and a slow tick lets go of those nobody takes.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper::ext::Protocol;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
-use super::body::RequestBody;
+use super::h1::Client;
+use super::h2::{self, Connection};
 use crate::cluster::{Chosen, Cluster};
 use crate::listener::H2;
 use crate::upstream::{ConnectError, connect};
 
 /// Idle HTTP/1 connections kept per endpoint and worker; more are closed when they come back.
 const IDLE: usize = 256;
-/// An upstream's response head may be as large as Envoy lets it be.
-const RESPONSE_HEADERS: usize = 100;
-const RESPONSE_HEAD: usize = 60 << 10;
-/// Read buffers never grow beyond this: back-pressure begins here.
-const BUFFER: usize = 64 << 10;
-/// A silent HTTP/2 connection is asked for a sign of life, or it would be used for ever.
-const PING: std::time::Duration = std::time::Duration::from_secs(30);
-
-/// How long an upstream's first settings may take.
-const SETTINGS: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often idle connections are looked at, at most.
+const TICK: Duration = Duration::from_secs(5);
 
 /// The pools of an endpoint, one per worker.
 #[derive(Debug)]
@@ -38,46 +27,44 @@ pub struct Pools(Vec<Arc<Pool>>);
 /// A worker's connections to an endpoint.
 #[derive(Debug, Default)]
 pub struct Pool {
-    idle: Mutex<Vec<Idle>>,
+    list: Mutex<List>,
     /// An async lock: the first request connects, those behind it share its connection.
-    shared: tokio::sync::Mutex<Option<Shared>>,
+    opening: tokio::sync::Mutex<()>,
+    open: Arc<Open>,
 }
 
+/// The connections of a pool, lent and idle.
+#[derive(Debug, Default)]
+pub struct Open {
+    count: AtomicUsize,
+    /// Told when a connection or a place on one becomes free.
+    pub freed: Notify,
+}
+
+/// One of them; counted while it lives.
 #[derive(Debug)]
-struct Idle {
-    sender: http1::SendRequest<RequestBody>,
-    used: u64,
-    since: Instant,
+pub struct Counted(pub Arc<Open>);
+
+#[derive(Debug, Default)]
+struct List {
+    /// The youngest last.
+    #[allow(clippy::vec_box)]
+    // They are lent for every request: a pointer moves, not the connection.
+    idle: Vec<Box<Client>>,
+    shared: Vec<Connection>,
+    /// Somebody looks at them now and then.
+    is_watched: bool,
 }
 
-#[derive(Debug, Clone)]
-struct Shared {
-    sender: http2::SendRequest<RequestBody>,
-    used: Arc<AtomicU64>,
-    extended: watch::Receiver<bool>,
-}
-
-/// A connection that is lent for one exchange.
-#[derive(Debug)]
-pub struct Lease {
-    pool: Arc<Pool>,
-    idle: Option<Idle>,
-    limit: Option<u64>,
-    timeout: std::time::Duration,
-}
-
-/// Why there is no response.
+/// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// No connection.
+pub enum OpenError {
+    /// It could not be opened.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The connection's first words failed.
-    #[error("HTTP handshake: {0}")]
-    Handshake(#[source] hyper::Error),
-    /// The exchange failed.
-    #[error("exchange: {0}")]
-    Exchange(#[source] hyper::Error),
+    #[error("HTTP/2 handshake: {0}")]
+    Handshake(#[source] ::h2::Error),
 }
 
 // === impl Pools ===
@@ -97,184 +84,147 @@ impl Pools {
 // === impl Pool ===
 
 impl Pool {
-    /// Sends over HTTP/1. A request that a stale connection never read is sent again over the next one.
-    pub async fn send1(
-        self: &Arc<Self>,
-        chosen: &Chosen,
-        mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
-        loop {
-            let (mut idle, fresh) = match self.take(&chosen.cluster) {
-                Some(idle) => (idle, false),
-                None => (open1(chosen).await?, true),
-            };
-            if !fresh && idle.sender.ready().await.is_err() {
-                continue;
-            }
-            idle.used = idle.used.saturating_add(1);
-            match idle.sender.try_send_request(request).await {
-                Ok(response) => {
-                    let lease = Lease {
-                        pool: self.clone(),
-                        idle: Some(idle),
-                        limit: chosen.cluster.config.max_requests_per_connection,
-                        timeout: chosen.cluster.config.idle_timeout,
-                    };
-                    return Ok((response, Some(lease)));
-                }
-                Err(error) => request = unsent(error, fresh)?,
-            }
-        }
-    }
-
-    /// Sends over HTTP/2.
-    pub async fn send2(
-        &self,
-        chosen: &Chosen,
-        settings: H2,
-        mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
-        loop {
-            let (mut shared, fresh) = self.share(chosen, settings).await?;
-            if request.extensions().get::<Protocol>().is_some() {
-                // Before the upstream's settings allow extended CONNECT (RFC 8441 §3) it must not be sent; only the
-                // first request of a connection can come too early.
-                let _ = timeout(SETTINGS, shared.extended.wait_for(|allowed| *allowed)).await;
-            }
-            match shared.sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, None)),
-                Err(error) => request = unsent(error, fresh)?,
-            }
-        }
-    }
-
-    /// The youngest idle connection that is alive.
-    fn take(&self, cluster: &Cluster) -> Option<Idle> {
-        let mut idle = self.idle.lock();
-        while let Some(candidate) = idle.pop() {
-            if !candidate.sender.is_closed()
-                && candidate.since.elapsed() < cluster.config.idle_timeout
-            {
-                return Some(candidate);
+    /// The youngest idle HTTP/1 connection that lives.
+    pub fn take(&self, cluster: &Cluster) -> Option<Box<Client>> {
+        let mut list = self.list.lock();
+        while let Some(mut client) = list.idle.pop() {
+            if client.since.elapsed() < cluster.config.idle_timeout && client.is_fresh() {
+                return Some(client);
             }
         }
         None
     }
 
-    async fn share(&self, chosen: &Chosen, settings: H2) -> Result<(Shared, bool), SendError> {
-        let mut shared = self.shared.lock().await;
-        if let Some(current) = shared
-            .as_ref()
-            .filter(|current| !current.sender.is_closed())
-        {
-            let used = current.used.fetch_add(1, Ordering::Relaxed);
-            if chosen
-                .cluster
-                .config
-                .max_requests_per_connection
-                .is_none_or(|limit| used < limit)
-            {
-                return Ok((current.clone(), false));
+    /// An HTTP/1 connection that came back meanwhile, or a new one. `true` if it has served before.
+    pub async fn take_or_open(&self, chosen: &Chosen) -> Result<(Box<Client>, bool), OpenError> {
+        loop {
+            // Listen first, look then: what is told in between is not missed.
+            let mut freed = std::pin::pin!(self.open.freed.notified());
+            freed.as_mut().enable();
+            if let Some(client) = self.take(&chosen.cluster) {
+                return Ok((client, true));
+            }
+            match connect(chosen, self.open.is_none()).await {
+                Ok((stream, connected)) => {
+                    let counted = Counted::new(&self.open);
+                    return Ok((Box::new(Client::new(stream, (connected, counted))), false));
+                }
+                // As many as there may be: the next that comes back is ours.
+                Err(ConnectError::Overflow(_)) => freed.await,
+                Err(error) => return Err(error.into()),
             }
         }
-        let opened = open2(chosen, settings).await?;
-        *shared = Some(opened.clone());
-        Ok((opened, true))
+    }
+
+    /// Takes an HTTP/1 connection back, if it may serve again.
+    pub fn give_back(self: &Arc<Self>, mut client: Box<Client>, cluster: &Cluster) {
+        if !client.settle(cluster.config.max_requests_per_connection) {
+            return;
+        }
+        let mut list = self.list.lock();
+        if list.idle.len() < IDLE {
+            list.idle.push(client);
+            self.open.freed.notify_one();
+        }
+        self.watch(&mut list, cluster);
+    }
+
+    /// A place on an HTTP/2 connection that is open.
+    pub fn enter(&self, cluster: &Cluster, settings: H2) -> Option<Connection> {
+        let limit = cluster.config.max_requests_per_connection;
+        let mut list = self.list.lock();
+        list.shared.retain(|connection| !connection.is_worn(limit));
+        let mut roomy = list.shared.iter();
+        roomy
+            .find(|connection| connection.has_room(settings, limit))
+            .map(Connection::enter)
+    }
+
+    /// A place on an HTTP/2 connection; opens one where there is no room. `true` if it has served before.
+    pub async fn enter_or_open(
+        self: &Arc<Self>,
+        chosen: &Chosen,
+        settings: H2,
+    ) -> Result<(Connection, bool), OpenError> {
+        let cluster = &chosen.cluster;
+        let _turn = self.opening.lock().await;
+        loop {
+            let mut freed = std::pin::pin!(self.open.freed.notified());
+            freed.as_mut().enable();
+            if let Some(place) = self.enter(cluster, settings) {
+                return Ok((place, true));
+            }
+            let (stream, connected) = match connect(chosen, self.open.is_none()).await {
+                Ok(opened) => opened,
+                Err(ConnectError::Overflow(_)) => {
+                    freed.await;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let counted = Counted::new(&self.open);
+            let opened = h2::open(stream, (connected, counted), settings).await;
+            let connection = opened.map_err(OpenError::Handshake)?;
+            let place = connection.enter();
+            let mut list = self.list.lock();
+            list.shared.push(connection);
+            self.watch(&mut list, cluster);
+            return Ok((place, false));
+        }
+    }
+
+    /// Sees to it that idle connections are let go.
+    fn watch(self: &Arc<Self>, list: &mut List, cluster: &Cluster) {
+        if std::mem::replace(&mut list.is_watched, true) {
+            return;
+        }
+        let timeout = cluster.config.idle_timeout;
+        let limit = cluster.config.max_requests_per_connection;
+        // Ends when there is nothing left to look at, or nobody left to look for.
+        tokio::spawn(tick(Arc::downgrade(self), timeout, limit));
+    }
+
+    /// Lets go of what is idle for too long or was closed; `false` if nothing is left.
+    fn sweep(&self, timeout: Duration, limit: Option<u64>) -> bool {
+        let mut list = self.list.lock();
+        list.idle
+            .retain_mut(|client| client.since.elapsed() < timeout && client.is_fresh());
+        list.shared
+            .retain(|connection| !connection.is_worn(limit) && !connection.is_idle(timeout));
+        list.is_watched = !list.idle.is_empty() || !list.shared.is_empty();
+        list.is_watched
     }
 }
 
-/// The request, if the connection gave it back unread and another is worth a try.
-fn unsent(
-    mut error: TrySendError<Request<RequestBody>>,
-    fresh: bool,
-) -> Result<Request<RequestBody>, SendError> {
-    match error.take_message() {
-        Some(request) if !fresh => Ok(request),
-        _ => Err(SendError::Exchange(error.into_error())),
+// === impl Open, Counted ===
+
+impl Open {
+    fn is_none(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
     }
 }
 
-async fn open1(chosen: &Chosen) -> Result<Idle, SendError> {
-    let (stream, connected) = connect(chosen, false).await?;
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(RESPONSE_HEADERS)
-        .max_header_size(RESPONSE_HEAD)
-        .max_buf_size(BUFFER)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(SendError::Handshake)?;
-    // Ends when the sender is dropped or the upstream closes.
-    tokio::spawn(async move {
-        let _connected = connected;
-        let _ = connection.with_upgrades().await;
-    });
-    Ok(Idle {
-        sender,
-        used: 0,
-        since: Instant::now(),
-    })
+impl Counted {
+    fn new(open: &Arc<Open>) -> Counted {
+        open.count.fetch_add(1, Ordering::Relaxed);
+        Counted(open.clone())
+    }
 }
 
-async fn open2(chosen: &Chosen, settings: H2) -> Result<Shared, SendError> {
-    let (stream, connected) = connect(chosen, true).await?;
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.connection_window)
-        .max_header_list_size(u32::try_from(RESPONSE_HEAD).unwrap_or(u32::MAX))
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(SendError::Handshake)?;
-    let (tell, extended) = watch::channel(false);
-    tokio::spawn(async move {
-        let _connected = connected;
-        let mut connection = Box::pin(connection);
-        let driving = std::future::poll_fn(|cx| {
-            let polled = connection.as_mut().poll(cx);
-            if polled.is_pending()
-                && !*tell.borrow()
-                && connection.is_extended_connect_protocol_enabled()
-            {
-                tell.send_replace(true);
-            }
-            polled
-        });
-        let _ = driving.await;
-    });
-    Ok(Shared {
-        sender,
-        used: Arc::new(AtomicU64::new(1)),
-        extended,
-    })
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.freed.notify_one();
+    }
 }
 
-// === impl Lease ===
-
-impl Lease {
-    /// Puts the connection back, if it may serve again.
-    pub fn give_back(mut self, reusable: bool) {
-        let Some(mut idle) = self.idle.take() else {
-            return;
-        };
-        if !reusable
-            || idle.sender.is_closed()
-            || self.limit.is_some_and(|limit| idle.used >= limit)
-        {
-            return;
-        }
-        idle.since = Instant::now();
-        let mut list = self.pool.idle.lock();
-        // The oldest are at the front: those nobody came back for are let go.
-        let timeout = self.timeout;
-        let stale = list
-            .iter()
-            .take_while(|idle| idle.sender.is_closed() || idle.since.elapsed() >= timeout)
-            .count();
-        list.drain(..stale);
-        if list.len() < IDLE {
-            list.push(idle);
+async fn tick(pool: Weak<Pool>, timeout: Duration, limit: Option<u64>) {
+    let tick = timeout.clamp(Duration::from_millis(50), TICK);
+    loop {
+        sleep(tick).await;
+        match pool.upgrade() {
+            Some(pool) if pool.sweep(timeout, limit) => {}
+            _ => return,
         }
     }
 }

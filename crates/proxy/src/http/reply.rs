@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 
-use super::body::ReplyBody;
+use super::deliver::Reply;
 use super::exchange::Exchange;
 use crate::reason::{Reason, grpc_status};
 use crate::route::AddMode;
@@ -65,7 +65,7 @@ impl From<Reason> for LocalReply {
 }
 
 /// The reply that a filter wants.
-pub fn local(reply: LocalReply, is_grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
+pub fn local(reply: LocalReply, is_grpc: bool, exchange: &mut Exchange) -> Response<Reply> {
     exchange.line.response_code_details = reply.details.into_owned();
     if let Some(reason) = reply.reason {
         exchange.fail(reason);
@@ -82,7 +82,7 @@ pub fn local(reply: LocalReply, is_grpc: bool, mut exchange: Exchange) -> Respon
 }
 
 /// The reply to a refused request.
-pub fn refusal(refusal: &Refusal, is_grpc: bool, mut exchange: Exchange) -> Response<ReplyBody> {
+pub fn refusal(refusal: &Refusal, is_grpc: bool, exchange: &mut Exchange) -> Response<Reply> {
     let row = refusal.reason.row();
     let status = refusal.status.unwrap_or(row.status);
     exchange.fail(refusal.reason);
@@ -101,14 +101,14 @@ pub fn text(
     status: StatusCode,
     body: Bytes,
     is_grpc: bool,
-    mut exchange: Exchange,
-) -> Response<ReplyBody> {
+    exchange: &mut Exchange,
+) -> Response<Reply> {
     if is_grpc {
         return grpc(status, &body, exchange);
     }
     exchange.replied(status);
     let has_body = !body.is_empty();
-    let mut response = Response::new(ReplyBody::Local(Some(body), Box::new(exchange)));
+    let mut response = Response::new(Reply::Local(body));
     *response.status_mut() = status;
     if has_body {
         response
@@ -119,9 +119,9 @@ pub fn text(
 }
 
 /// A trailers-only reply.
-fn grpc(status: StatusCode, body: &[u8], mut exchange: Exchange) -> Response<ReplyBody> {
+fn grpc(status: StatusCode, body: &[u8], exchange: &mut Exchange) -> Response<Reply> {
     exchange.replied(StatusCode::OK);
-    let mut response = Response::new(ReplyBody::Local(None, Box::new(exchange)));
+    let mut response = Response::new(Reply::Local(Bytes::new()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(status)));
@@ -146,11 +146,11 @@ fn percent_encode(text: &[u8]) -> String {
 }
 
 /// The reply of a route that redirects.
-pub fn redirect(status: u16, location: &str, mut exchange: Exchange) -> Response<ReplyBody> {
+pub fn redirect(status: u16, location: &str, exchange: &mut Exchange) -> Response<Reply> {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
     exchange.replied(status);
     exchange.line.response_code_details = "direct_response".to_owned();
-    let mut response = Response::new(ReplyBody::Local(None, Box::new(exchange)));
+    let mut response = Response::new(Reply::Local(Bytes::new()));
     *response.status_mut() = status;
     if let Ok(location) = HeaderValue::from_str(location) {
         response.headers_mut().insert(LOCATION, location);

@@ -1,35 +1,32 @@
 //! A request's way: sane, routed, allowed, sent, answered.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HeaderName, HeaderValue, SERVER, SET_COOKIE, USER_AGENT};
+use http::header::{CONNECTION, DATE, HeaderName, HeaderValue, SERVER, SET_COOKIE, USER_AGENT};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
-use http_body::Body;
-use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
+use http::{Response, StatusCode, Version};
 
-use super::body::{Limits, ReplyBody, RequestBody};
+use super::attempt::{Answer, Attempt, Failure};
+use super::body::{Held, Limits, RequestBody};
+use super::date;
+use super::deliver::{Passing, Reply, deliver};
+use super::downstream::Downstream;
 use super::exchange::Exchange;
 use super::facts::Scene;
 use super::filters::overrides::Routing;
-use super::filters::{self, FilterContext, Passage, Unread};
-use super::headers::{Origin, Target, X_REQUEST_ID, sanitize, strip_hop_by_hop, uri};
+use super::filters::{self, FilterContext, Passage};
+use super::headers::{Origin, Target, X_REQUEST_ID, sanitize, strip_hop_by_hop};
 use super::outgoing::Outgoing;
-use super::pool::{Lease, SendError};
 use super::reply::{self, LocalReply, Refusal};
 use super::server::HttpConnection;
 use super::timing::{Defaults, Timing};
-use super::upgrade;
 use crate::access::{Line, field, milliseconds};
-use crate::cluster::{ChoiceContext, Chosen, Cluster, Endpoint, Outcome, UpstreamHttp, hash};
+use crate::cluster::{ChoiceContext, Chosen, Endpoint, hash};
 use crate::connection::Connection;
 use crate::listener::{HttpManager, RouteSource, ServerHeader};
 use crate::reason::Reason;
 use crate::route::{
-    Action, Certificate, Client, Forward, HostRewrite, Route, RouteTable, is_grpc_type,
+    Action, Certificate, Client, Forward, HostRewrite, Respond, Route, RouteTable, is_grpc_type,
 };
 use crate::upstream::settled;
 use crate::worker::roll;
@@ -37,90 +34,172 @@ use crate::worker::roll;
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// What is kept of a request's body for another attempt: Envoy's default bound is the connection's buffer, ours less.
+const REPLAYED: usize = 64 << 10;
+
 /// A request under way.
-struct Way<'a> {
-    http: &'a Arc<HttpConnection>,
-    manager: &'a HttpManager,
-    parts: Parts,
-    body: Incoming,
-    target: Target,
-    exchange: Exchange,
+pub struct Way<'a, 'c> {
+    /// The connection it came on.
+    pub http: &'a Arc<HttpConnection>,
+    /// The chain's connection manager.
+    pub manager: &'a HttpManager,
+    /// Who asks.
+    pub client: &'a mut Downstream<'c>,
+    /// Its head.
+    pub parts: Parts,
+    /// Its body.
+    pub body: RequestBody,
+    /// Where it goes, once it is sane.
+    pub target: Target,
+    /// Its bookkeeping.
+    pub exchange: Exchange,
+    /// It is gRPC by its content type.
+    pub is_grpc: bool,
 }
 
-/// Answers one request.
-pub async fn handle(http: Arc<HttpConnection>, request: Request<Incoming>) -> Response<ReplyBody> {
+/// How an exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The response has passed whole.
+    Whole,
+    /// It broke off: nothing may follow on this connection or stream.
+    Broken,
+    /// Both ends had switched protocols.
+    Switched,
+}
+
+/// Serves one request.
+pub async fn handle(
+    http: &Arc<HttpConnection>,
+    parts: Parts,
+    client: &mut Downstream<'_>,
+) -> Ended {
     let Some(manager) = http.manager() else {
-        let exchange = Exchange::new(&http);
-        return reply::refusal(&Reason::RouteNotFound.into(), false, exchange);
+        return Ended::Broken;
     };
-    let mut exchange = Exchange::new(&http);
-    let (mut parts, body) = request.into_parts();
-    describe(&mut exchange, &parts);
-    let connection = &http.connection;
-    let principal = connection
-        .peer
-        .names
-        .as_ref()
-        .and_then(|names| names.first())
-        .map(String::as_str);
-    let origin = Origin {
-        source: connection.peer.source,
-        is_tls: connection.is_tls,
-        principal,
+    let mut way = Way::new(http, manager, parts, client);
+    let response = way.answer().await;
+    deliver(&mut way, response).await
+}
+
+/// Answers what could not be read as a request.
+pub async fn refuse(
+    http: &Arc<HttpConnection>,
+    client: &mut Downstream<'_>,
+    reason: Reason,
+) -> Ended {
+    let Some(manager) = http.manager() else {
+        return Ended::Broken;
     };
-    let is_grpc = parts
-        .headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| is_grpc_type(value.as_bytes()));
-    let request_id = parts.headers.get(X_REQUEST_ID).cloned();
-    let mut response = match sanitize(&mut parts, origin, manager) {
-        Err(reason) => {
-            let mut response = reply::refusal(&reason.into(), is_grpc, exchange);
-            if !http.is_http2 {
+    let (parts, ()) = http::Request::new(()).into_parts();
+    let mut way = Way::new(http, manager, parts, client);
+    let mut response = reply::refusal(&reason.into(), false, &mut way.exchange);
+    way.sign(&mut response, None);
+    deliver(&mut way, response).await
+}
+
+impl<'a, 'c> Way<'a, 'c> {
+    fn new(
+        http: &'a Arc<HttpConnection>,
+        manager: &'a HttpManager,
+        parts: Parts,
+        client: &'a mut Downstream<'c>,
+    ) -> Way<'a, 'c> {
+        Way {
+            body: RequestBody::new(client.length()),
+            target: Target::default(),
+            exchange: Exchange::new(http),
+            is_grpc: parts
+                .headers
+                .get(http::header::CONTENT_TYPE)
+                .is_some_and(|value| is_grpc_type(value.as_bytes())),
+            http,
+            manager,
+            client,
+            parts,
+        }
+    }
+
+    async fn answer(&mut self) -> Response<Reply> {
+        describe(&mut self.exchange, &self.parts);
+        let request_id = self.parts.headers.get(X_REQUEST_ID).cloned();
+        let mut response = match self.enter() {
+            Ok(()) => {
+                self.describe_target();
+                route(self).await
+            }
+            Err(reason) => {
+                let mut response = reply::refusal(&reason.into(), self.is_grpc, &mut self.exchange);
                 // What follows a malformed request cannot be trusted to begin where it seems to.
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
+                response
             }
-            response
-        }
-        Ok(target) => {
-            exchange.line.authority = Some(field(target.authority.as_bytes()));
-            exchange.line.request_id = parts
-                .headers
-                .get(X_REQUEST_ID)
-                .map(|id| field(id.as_bytes()));
-            route(
-                Way {
-                    http: &http,
-                    manager,
-                    parts,
-                    body,
-                    target,
-                    exchange,
-                },
-                is_grpc,
-            )
-            .await
-        }
-    };
-    let headers = response.headers_mut();
-    let absent = !headers.contains_key(SERVER);
-    match manager.server_header {
-        ServerHeader::Overwrite => {
-            headers.insert(SERVER, manager.server_name.clone());
-        }
-        ServerHeader::IfAbsent if absent => {
-            headers.insert(SERVER, manager.server_name.clone());
-        }
-        ServerHeader::IfAbsent | ServerHeader::PassThrough => {}
+        };
+        self.sign(&mut response, request_id);
+        response
     }
-    if manager.request_id_in_response
-        && let Some(id) = request_id
-    {
-        headers.insert(X_REQUEST_ID, id);
+
+    /// Checks the request and takes from it what is this hop's.
+    fn enter(&mut self) -> Result<(), Reason> {
+        if self.parts.version < Version::HTTP_11 && !self.manager.accept_http_10 {
+            return Err(Reason::VersionTooLow);
+        }
+        let connection = &self.http.connection;
+        let principal = connection
+            .peer
+            .names
+            .as_ref()
+            .and_then(|names| names.first())
+            .map(String::as_str);
+        let origin = Origin {
+            source: connection.peer.source,
+            is_tls: connection.is_tls,
+            principal,
+        };
+        self.target = sanitize(&mut self.parts, origin, self.manager)?;
+        // An upgrade's body would be ambiguous, and RFC 8441 has none before the switch.
+        if self.target.upgrade.is_some()
+            && !self.http.is_http2
+            && self.body.length() != h1::Length::Empty
+        {
+            return Err(Reason::BadRequest);
+        }
+        Ok(())
     }
-    response
+
+    /// The headers that every response carries.
+    fn sign(&self, response: &mut Response<Reply>, request_id: Option<HeaderValue>) {
+        let manager = self.manager;
+        let headers = response.headers_mut();
+        let absent = !headers.contains_key(SERVER);
+        match manager.server_header {
+            ServerHeader::Overwrite => {
+                headers.insert(SERVER, manager.server_name.clone());
+            }
+            ServerHeader::IfAbsent if absent => {
+                headers.insert(SERVER, manager.server_name.clone());
+            }
+            ServerHeader::IfAbsent | ServerHeader::PassThrough => {}
+        }
+        headers.entry(DATE).or_insert_with(date::now);
+        if manager.request_id_in_response
+            && let Some(id) = request_id
+        {
+            headers.insert(X_REQUEST_ID, id);
+        }
+    }
+
+    fn describe_target(&mut self) {
+        if !self.exchange.is_logged() {
+            return;
+        }
+        let line = &mut self.exchange.line;
+        line.authority = Some(field(self.target.authority.as_bytes()));
+        let id = self.parts.headers.get(X_REQUEST_ID);
+        line.request_id = id.map(|id| field(id.as_bytes()));
+    }
 }
 
 fn describe(exchange: &mut Exchange, parts: &Parts) {
@@ -144,7 +223,7 @@ fn describe(exchange: &mut Exchange, parts: &Parts) {
 }
 
 /// Finds the route, asks the filters, does what the route says.
-async fn route(mut way: Way<'_>, is_grpc: bool) -> Response<ReplyBody> {
+async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
     let table = way.table();
     let filters = &way.manager.filters;
     let mut routing = Routing::find(
@@ -153,35 +232,30 @@ async fn route(mut way: Way<'_>, is_grpc: bool) -> Response<ReplyBody> {
         &client(&way.http.connection),
     );
     let mut passage = Passage::default();
-    let passed = way.filters(&mut routing, &mut passage, is_grpc).await;
+    let passed = way.filters(&mut routing, &mut passage).await;
     if let Some(found) = &routing.found {
         way.exchange.line.route_name = Some(found.route.name.clone());
     }
-    let http = way.http;
-    let started = way.exchange.started();
+    // What changes to the response's headers ask of the request is asked of it as it came.
     let asks = routing.edits().any(|edits| edits.response.asks());
-    let request = asks.then(|| (way.parts.clone(), way.target.clone()));
+    let request = asks.then(|| Box::new((way.parts.clone(), way.target.clone())));
     let mut response = match passed {
-        Ok(()) => act(way, &routing, is_grpc).await,
-        Err(reply) => reply::local(*reply, is_grpc, way.exchange),
+        Ok(()) => act(way, &routing).await,
+        Err(reply) => reply::local(*reply, way.is_grpc, &mut way.exchange),
     };
-    let (request, target) = request.unwrap_or_else(|| {
-        let (parts, ()) = Request::new(()).into_parts();
-        (parts, Target::default())
-    });
     let line = Line {
         response_code: response.status().as_u16(),
         ..Line::default()
     };
+    let (parts, target) = match &request {
+        Some(request) => (&request.0, &request.1),
+        None => (&way.parts, &way.target),
+    };
     let scene = Scene {
-        connection: &http.connection,
-        parts: &request,
-        target: &target,
+        parts,
+        target,
         line: &line,
-        endpoint: None,
-        started,
-        response: None,
-        body: None,
+        ..way.scene()
     };
     for edits in routing.edits() {
         edits.response.response(response.headers_mut(), &scene);
@@ -193,44 +267,24 @@ async fn route(mut way: Way<'_>, is_grpc: bool) -> Response<ReplyBody> {
 }
 
 /// Does what the route says.
-async fn act(mut way: Way<'_>, routing: &Routing<'_>, is_grpc: bool) -> Response<ReplyBody> {
+async fn act(way: &mut Way<'_, '_>, routing: &Routing<'_>) -> Response<Reply> {
     let Some(found) = routing.found else {
-        return reply::refusal(&Reason::RouteNotFound.into(), is_grpc, way.exchange);
+        return way.refusal(Reason::RouteNotFound);
     };
     match &found.route.action {
-        Action::Respond(respond) => {
-            let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
-            let body = respond.body.clone();
-            way.exchange.line.response_code_details = "direct_response".to_owned();
-            way.exchange.line.response_code = respond.status;
-            let made = respond.format.as_ref().map(|format| {
-                let text = String::from_utf8_lossy(&body);
-                let scene = Scene {
-                    body: Some(&text),
-                    ..way.scene()
-                };
-                (format.make(&scene), format.content_type.clone())
-            });
-            let Some((body, content_type)) = made else {
-                return reply::text(status, body, is_grpc, way.exchange);
-            };
-            let mut response = reply::text(status, body, is_grpc, way.exchange);
-            if !is_grpc {
-                let headers = response.headers_mut();
-                headers.insert(http::header::CONTENT_TYPE, content_type);
-            }
-            response
-        }
+        Action::Respond(respond) => way.respond(respond),
         Action::Redirect(action) => {
             let view = way.target.view(&way.parts.method, &way.parts.headers);
             let path = &found.route.condition.path;
             let location = action.location(path, &view, &way.scene());
-            reply::redirect(action.status, &location, way.exchange)
+            reply::redirect(action.status, &location, &mut way.exchange)
         }
-        Action::Forward(action) => forward(way, action, routing, found.route, is_grpc).await,
+        // Boxed: what is answered here does not carry the size of what is sent on.
+        Action::Forward(action) => Box::pin(forward(way, action, routing, found.route)).await,
     }
 }
 
+/// The client as route conditions see it.
 fn client(connection: &Connection) -> Client {
     let is_verified = connection.peer.names.is_some();
     Client {
@@ -242,7 +296,7 @@ fn client(connection: &Connection) -> Client {
     }
 }
 
-impl Way<'_> {
+impl Way<'_, '_> {
     fn scene(&self) -> Scene<'_> {
         Scene {
             connection: &self.http.connection,
@@ -254,6 +308,29 @@ impl Way<'_> {
             response: None,
             body: None,
         }
+    }
+
+    /// The answer of a route that answers itself.
+    fn respond(&mut self, respond: &Respond) -> Response<Reply> {
+        let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
+        self.exchange.line.response_code_details = "direct_response".to_owned();
+        self.exchange.line.response_code = respond.status;
+        let Some(format) = &respond.format else {
+            let body = respond.body.clone();
+            return reply::text(status, body, self.is_grpc, &mut self.exchange);
+        };
+        let text = String::from_utf8_lossy(&respond.body);
+        let scene = Scene {
+            body: Some(&text),
+            ..self.scene()
+        };
+        let body = format.make(&scene);
+        let mut response = reply::text(status, body, self.is_grpc, &mut self.exchange);
+        if !self.is_grpc {
+            let headers = response.headers_mut();
+            headers.insert(http::header::CONTENT_TYPE, format.content_type.clone());
+        }
+        response
     }
 
     fn table(&self) -> Option<Arc<RouteTable>> {
@@ -277,10 +354,11 @@ impl Way<'_> {
         &mut self,
         routing: &mut Routing<'r>,
         passage: &mut Passage,
-        is_grpc: bool,
     ) -> Result<(), Box<LocalReply>> {
-        let mut body = Unread {
-            is_end: self.body.is_end_stream(),
+        let mut body = Held {
+            body: &mut self.body,
+            client: &mut *self.client,
+            limits: Limits::new(None, self.manager.stream_idle_timeout),
         };
         let mut context = FilterContext {
             connection: &self.http.connection,
@@ -289,7 +367,7 @@ impl Way<'_> {
             line: &mut self.exchange.line,
             routing: *routing,
             body: &mut body,
-            is_grpc,
+            is_grpc: self.is_grpc,
         };
         let passed = filters::request(&self.manager.filters, &mut context, passage).await;
         *routing = context.routing;
@@ -297,35 +375,31 @@ impl Way<'_> {
     }
 }
 
-/// Sends the request on and brings the answer back.
+/// Sends the request on and brings the answer's head back.
 async fn forward(
-    mut way: Way<'_>,
+    way: &mut Way<'_, '_>,
     action: &Forward,
     routing: &Routing<'_>,
     route: &Arc<Route>,
-    is_grpc: bool,
-) -> Response<ReplyBody> {
+) -> Response<Reply> {
     if let Some(protocol) = &way.target.upgrade
-        && !upgrade::is_allowed(protocol, action, way.manager)
+        && !is_allowed(protocol, action, way.manager)
     {
-        return reply::refusal(&Reason::UpgradeForbidden.into(), is_grpc, way.exchange);
+        return way.refusal(Reason::UpgradeForbidden);
     }
-    let (mut chosen, cookies) = match way.choose(action, routing).await {
+    let (chosen, cookies) = match way.choose(action, routing).await {
         Ok(chosen) => chosen,
-        Err(refused) => return reply::refusal(&refused, is_grpc, way.exchange),
+        Err(refused) => return reply::refusal(&refused, way.is_grpc, &mut way.exchange),
     };
-    way.exchange.line.upstream_host = Some(chosen.endpoint.config.address.to_string());
-    if let Err(overflow) = chosen.begin() {
-        return reply::refusal(&Reason::from(overflow).into(), is_grpc, way.exchange);
+    if way.exchange.is_logged() {
+        way.exchange.line.upstream_host = Some(chosen.endpoint.config.address.to_string());
     }
-    let chosen = Arc::new(chosen);
-    way.exchange.upstream(chosen.clone());
-    let timing = way.outgoing(action, routing, route, &chosen.endpoint, is_grpc);
-    let (timeout, idle) = (timing.whole, timing.idle);
-    let mut response = if way.target.upgrade.is_some() {
-        upgrade::forward(way.into_upgrade(), &chosen, timeout, is_grpc).await
-    } else {
-        exchange(way, &chosen, timeout, idle, is_grpc).await
+    way.exchange.upstream(chosen.cluster.clone());
+    let timing = way.outgoing(action, routing, route, &chosen.endpoint);
+    let limits = Limits::new(timing.whole, timing.idle);
+    let mut response = match attempts(way, chosen, limits).await {
+        Ok((answer, passing)) => way.take(answer, passing),
+        Err(failure) => way.refusal(failure.reason),
     };
     for cookie in cookies {
         response.headers_mut().append(SET_COOKIE, cookie);
@@ -333,7 +407,53 @@ async fn forward(
     response
 }
 
-impl<'a> Way<'a> {
+/// Attempts until one brings an answer or none may be made. Without a policy only what certainly was not processed is
+/// sent again, and that once.
+async fn attempts(
+    way: &mut Way<'_, '_>,
+    mut chosen: Chosen,
+    mut limits: Limits,
+) -> Result<(Answer, Passing), Failure> {
+    way.body.keep(REPLAYED);
+    let mut is_again = false;
+    loop {
+        let attempt = Attempt {
+            http: way.http,
+            client: &mut *way.client,
+            method: &way.parts.method,
+            headers: &way.parts.headers,
+            target: &way.target,
+            body: &mut way.body,
+            limits: &mut limits,
+        };
+        let failure = match attempt.run(&mut chosen).await {
+            Ok((answer, upstream)) => {
+                let passing = Passing::new(upstream, &answer, limits, chosen, way.is_grpc);
+                return Ok((answer, passing));
+            }
+            Err(failure) => failure,
+        };
+        tracing::debug!(cluster = %chosen.cluster.config.name, ?failure, "no response");
+        if is_again || !failure.is_free(&way.parts.method) || !way.body.rewind() {
+            if let Some(outcome) = failure.outcome {
+                chosen.report(outcome);
+            }
+            return Err(failure);
+        }
+        is_again = true;
+    }
+}
+
+/// Whether the route, or else the connection manager, allows a protocol.
+fn is_allowed(protocol: &str, action: &Forward, manager: &HttpManager) -> bool {
+    let of_route = action.upgrades.iter().find(|(name, _)| name == protocol);
+    of_route.map_or_else(
+        || manager.upgrades.iter().any(|name| name == protocol),
+        |(_, allowed)| *allowed,
+    )
+}
+
+impl Way<'_, '_> {
     async fn choose(
         &mut self,
         action: &Forward,
@@ -380,7 +500,6 @@ impl<'a> Way<'a> {
         routing: &Routing<'_>,
         route: &Route,
         endpoint: &Endpoint,
-        is_grpc: bool,
     ) -> Timing {
         let defaults = Defaults {
             idle: self.manager.stream_idle_timeout,
@@ -388,7 +507,7 @@ impl<'a> Way<'a> {
             ..Defaults::default()
         };
         let (parts, target) = (&mut self.parts, &mut self.target);
-        let timing = Timing::new(action, defaults, &mut parts.headers, is_grpc);
+        let timing = Timing::new(action, defaults, &mut parts.headers, self.is_grpc);
         let outgoing = Outgoing {
             connection: &self.http.connection,
             line: &self.exchange.line,
@@ -403,177 +522,43 @@ impl<'a> Way<'a> {
         timing
     }
 
-    fn into_upgrade(self) -> upgrade::Upgrade<'a> {
-        upgrade::Upgrade {
-            http: self.http,
-            parts: self.parts,
-            body: self.body,
-            target: self.target,
-            exchange: self.exchange,
-        }
+    fn refusal(&mut self, reason: Reason) -> Response<Reply> {
+        reply::refusal(&Refusal::from(reason), self.is_grpc, &mut self.exchange)
     }
-}
 
-/// Which HTTP the cluster is spoken to with for this client; `Some` is HTTP/2.
-pub fn http2_for(cluster: &Cluster, http: &HttpConnection) -> Option<crate::listener::H2> {
-    match cluster.config.http {
-        UpstreamHttp::Http1 => None,
-        UpstreamHttp::Http2(settings) => Some(settings),
-        UpstreamHttp::Downstream(settings) => http.is_http2.then_some(settings),
-    }
-}
-
-/// The request head for the next hop.
-pub fn head(parts: Parts, target: &Target, http2: bool) -> Result<Request<()>, Reason> {
-    let mut request = Request::new(());
-    *request.method_mut() = parts.method;
-    *request.headers_mut() = parts.headers;
-    *request.uri_mut() =
-        uri(target, &target.path_and_query, &target.authority, http2).ok_or(Reason::BadRequest)?;
-    if http2 {
-        *request.version_mut() = Version::HTTP_2;
-    } else {
-        let host = HeaderValue::from_str(&target.authority).map_err(|_| Reason::BadRequest)?;
-        request.headers_mut().insert(http::header::HOST, host);
-    }
-    Ok(request)
-}
-
-/// Sends over the endpoint's pool.
-pub async fn send(
-    http: &HttpConnection,
-    chosen: &Chosen,
-    request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Option<Lease>), SendError> {
-    let pool = chosen
-        .endpoint
-        .pools
-        .of(http.connection.worker.index)
-        .cloned()
-        .unwrap_or_default();
-    match http2_for(&chosen.cluster, http) {
-        Some(settings) => pool.send2(chosen, settings, request).await,
-        None => pool.send1(chosen, request).await,
-    }
-}
-
-async fn exchange(
-    way: Way<'_>,
-    chosen: &Chosen,
-    route_timeout: Option<Duration>,
-    idle: Option<Duration>,
-    is_grpc: bool,
-) -> Response<ReplyBody> {
-    let Way {
-        http,
-        manager,
-        parts,
-        body,
-        target,
-        mut exchange,
-    } = way;
-    let body = RequestBody::client(body, exchange.progress());
-    let request = match head(parts, &target, http2_for(&chosen.cluster, http).is_some()) {
-        Ok(head) => head.map(|()| body),
-        Err(reason) => return reply::refusal(&reason.into(), is_grpc, exchange),
-    };
-    let deadline = route_timeout.map(|timeout| Instant::now() + timeout);
-    let sending = Box::pin(send(http, chosen, request));
-    let answered = match within(sending, deadline, idle, &exchange).await {
-        Ok(answered) => answered,
-        Err(reason) => {
-            if reason == Reason::Timeout {
-                chosen.report(Outcome::Timeout);
-            }
-            return reply::refusal(&reason.into(), is_grpc, exchange);
-        }
-    };
-    match answered {
-        Ok((response, lease)) => {
-            chosen.report(Outcome::Status(response.status()));
-            let response = answer(response, manager, &mut exchange);
-            response
-                .map(|body| ReplyBody::upstream(body, lease, exchange, Limits::new(deadline, idle)))
-        }
-        Err(error) => {
-            tracing::debug!(cluster = %chosen.cluster.config.name, %error, "no response");
-            report(chosen, &error);
-            reply::refusal(&reason(&error).into(), is_grpc, exchange)
-        }
-    }
-}
-
-/// Waits for the response's head within the route's timeout, and while the request's body makes progress.
-async fn within<F: Future + Unpin>(
-    mut sending: F,
-    deadline: Option<Instant>,
-    idle: Option<Duration>,
-    exchange: &Exchange,
-) -> Result<F::Output, Reason> {
-    loop {
-        let before = exchange.progress().bytes();
-        let idle_end = idle.map(|idle| Instant::now() + idle);
-        let next = match (deadline, idle_end) {
-            (Some(deadline), Some(idle_end)) => deadline.min(idle_end),
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => return Ok(sending.await),
-        };
-        if let Ok(output) =
-            timeout(next.saturating_duration_since(Instant::now()), &mut sending).await
+    /// The upstream's answer as the client is to see it.
+    fn take(&mut self, answer: Answer, passing: Passing) -> Response<Reply> {
+        let Answer {
+            mut head,
+            length,
+            switched,
+        } = answer;
+        // To extended CONNECT any 2xx without a length says that the protocol is switched; this one did not mean it.
+        let has_length = matches!(length, h1::Length::Empty | h1::Length::Exact(_));
+        if self.target.upgrade.is_some()
+            && self.http.is_http2
+            && head.status.is_success()
+            && !switched
+            && !has_length
         {
-            return Ok(output);
+            return self.refusal(Reason::UpstreamProtocol);
         }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Reason::Timeout);
+        strip_hop_by_hop(&mut head.headers);
+        let elapsed = milliseconds(self.exchange.started().elapsed());
+        if !self.manager.suppress_envoy_headers {
+            head.headers
+                .insert(SERVICE_TIME, HeaderValue::from(elapsed));
         }
-        if exchange.progress().bytes() == before {
-            return Err(Reason::IdleTimeout);
-        }
+        self.exchange.line.upstream_service_time = Some(elapsed);
+        self.exchange.line.response_code_details = "via_upstream".to_owned();
+        self.exchange.replied(head.status);
+        head.version = Version::HTTP_11;
+        let passing = Box::new(passing);
+        let reply = if switched {
+            Reply::Switched(passing)
+        } else {
+            Reply::Upstream(passing)
+        };
+        Response::from_parts(head, reply)
     }
-}
-
-/// The upstream's head as the client is to see it.
-pub fn answer<B>(
-    mut response: Response<B>,
-    manager: &HttpManager,
-    exchange: &mut Exchange,
-) -> Response<B> {
-    strip_hop_by_hop(response.headers_mut());
-    let elapsed = milliseconds(exchange.started().elapsed());
-    if !manager.suppress_envoy_headers {
-        response
-            .headers_mut()
-            .insert(SERVICE_TIME, HeaderValue::from(elapsed));
-    }
-    exchange.line.upstream_service_time = Some(elapsed);
-    exchange.line.response_code_details = "via_upstream".to_owned();
-    exchange.replied(response.status());
-    *response.version_mut() = Version::HTTP_11;
-    response
-}
-
-/// The reason of a failed exchange.
-pub fn reason(error: &SendError) -> Reason {
-    match error {
-        SendError::Connect(error) => error.reason(),
-        SendError::Handshake(_) => Reason::ConnectFailed,
-        SendError::Exchange(error) if error.is_parse() => Reason::UpstreamProtocol,
-        SendError::Exchange(_) => Reason::UpstreamClosed,
-    }
-}
-
-/// Tells the endpoint's judge of a failed exchange.
-pub fn report(chosen: &Chosen, error: &SendError) {
-    let outcome = match error {
-        SendError::Connect(error) => error.outcome(),
-        SendError::Handshake(_) | SendError::Exchange(_) => Some(Outcome::Reset),
-    };
-    if let Some(outcome) = outcome {
-        chosen.report(outcome);
-    }
-}
-
-/// An empty body, for replies that are heads only.
-pub fn no_body(exchange: Exchange) -> ReplyBody {
-    ReplyBody::Local(Some(Bytes::new()), Box::new(exchange))
 }

@@ -320,7 +320,6 @@ async fn http2_requests_stay_one_request_or_none() {
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn crumbs_of_a_cookie_are_joined() {
     let backend = Recorder::new().await;
     let pair = pair(backend.address, Http::One);

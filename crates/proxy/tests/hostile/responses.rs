@@ -333,19 +333,16 @@ async fn table(hop: Http) {
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn hostile_answers_harm_nobody() {
     table(Http::One).await;
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn hostile_answers_harm_nobody_over_http2() {
     table(Http::Two).await;
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn endless_answers_to_come_are_cut_off() {
     for head in [
         "HTTP/1.1 100 Continue\r\n\r\n",

@@ -197,7 +197,6 @@ const UPGRADE: &[u8] = b"GET /public/ws HTTP/1.1\r\nHost: web.ns\r\nConnection: 
 const HIDDEN: &[u8] = b"GET /admin HTTP/1.1\r\nHost: web.ns\r\n\r\n";
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn nothing_follows_an_upgrade_before_it_is_granted() {
     for hop in [Http::One, Http::Two] {
         let (backend, kept, go) = hesitant(OK).await;

@@ -152,7 +152,6 @@ async fn idle_http2_connections_are_closed() {
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn an_answer_that_nobody_reads_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -107,37 +107,31 @@ async fn table(hop: Http, rows: Vec<Row>) {
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn ambiguous_lengths_reach_nobody() {
     table(Http::One, lengths()).await;
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn ambiguous_lengths_reach_nobody_over_http2() {
     table(Http::Two, lengths()).await;
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn malformed_chunks_reach_nobody() {
     table(Http::One, chunks()).await;
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn malformed_chunks_reach_nobody_over_http2() {
     table(Http::Two, chunks()).await;
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn malformed_heads_reach_nobody() {
     table(Http::One, heads()).await;
 }
 
 #[tokio::test]
-#[ignore = "waits for the HTTP core of our own"]
 async fn malformed_heads_reach_nobody_over_http2() {
     table(Http::Two, heads()).await;
 }

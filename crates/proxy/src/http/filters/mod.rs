@@ -112,34 +112,6 @@ pub struct Buffered {
     pub whole: bool,
 }
 
-/// A body that cannot be looked into, but for whether there is one.
-#[derive(Debug)]
-pub struct Unread {
-    /// There is none.
-    pub is_end: bool,
-}
-
-// === impl Unread ===
-
-impl Buffer for Unread {
-    fn is_end(&self) -> bool {
-        self.is_end
-    }
-
-    fn buffer<'a>(
-        &'a mut self,
-        _limit: usize,
-    ) -> Pin<Box<dyn Future<Output = Result<Buffered, Reason>> + Send + 'a>> {
-        let whole = self.is_end;
-        Box::pin(async move {
-            Ok(Buffered {
-                bytes: Bytes::new(),
-                whole,
-            })
-        })
-    }
-}
-
 // === impl FilterContext ===
 
 impl FilterContext<'_, '_> {
