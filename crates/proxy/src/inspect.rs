@@ -6,6 +6,8 @@
 const HELLO: usize = 16 << 10;
 /// The first line of an HTTP request may be as long as all headers.
 const REQUEST_LINE: usize = 64 << 10;
+/// The longest method: the verdict must not depend on how the bytes arrive.
+const METHOD: usize = 32;
 /// How HTTP/2 begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -120,10 +122,11 @@ fn server_name(content: &[u8]) -> Option<Option<String>> {
         if kind == 0 {
             let text = std::str::from_utf8(name).ok()?.to_ascii_lowercase();
             let text = text.strip_suffix('.').unwrap_or(&text);
-            let valid = text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-            return if valid && !text.is_empty() {
+            let is_label = |label: &str| {
+                let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+                !label.is_empty() && label.bytes().all(valid)
+            };
+            return if text.split('.').all(is_label) {
                 Some(Some(text.to_owned()))
             } else {
                 None
@@ -155,9 +158,10 @@ pub fn http(bytes: &[u8]) -> Verdict<&'static str> {
     let line = bytes.trim_ascii_start();
     let method_end = line.iter().position(|byte| !is_token(*byte));
     match method_end {
-        None if line.len() > 32 => return Verdict::IsNot, // No method is so long.
+        // No method is so long, and nobody sends so many empty lines.
+        None if line.len() > METHOD || bytes.len() > REQUEST_LINE => return Verdict::IsNot,
         None => return Verdict::More,
-        Some(0) => return Verdict::IsNot,
+        Some(end) if end == 0 || end > METHOD => return Verdict::IsNot,
         Some(end) if line.get(end) != Some(&b' ') => return Verdict::IsNot,
         Some(_) => {}
     }
@@ -300,6 +304,20 @@ mod tests {
     }
 
     #[test]
+    fn names_with_empty_labels_are_none() {
+        let bytes = real("web.example.com", &[]);
+        let at = bytes
+            .windows(7)
+            .position(|bytes| bytes == b"example")
+            .unwrap();
+        for (place, byte) in [(at + 6, b'.'), (at - 4, b'.'), (at + 2, 0), (at + 2, b'*')] {
+            let mut bytes = bytes.clone();
+            bytes[place] = byte;
+            assert_eq!(tls(&bytes), Verdict::IsNot, "{byte} at {place}");
+        }
+    }
+
+    #[test]
     fn what_is_not_tls_is_told_at_once_and_nothing_panics() {
         for bytes in [
             &b"G"[..],
@@ -335,7 +353,11 @@ mod tests {
 
     #[test]
     fn http_is_recognized_by_its_first_line() {
-        let cases: [(&[u8], Verdict<&str>); 13] = [
+        let long = "A".repeat(33) + " / HTTP/1.1\r\n";
+        let empty = "\r\n".repeat(REQUEST_LINE);
+        let cases: [(&[u8], Verdict<&str>); 15] = [
+            (long.as_bytes(), Verdict::IsNot),
+            (empty.as_bytes(), Verdict::IsNot),
             (b"", Verdict::More),
             (b"GET", Verdict::More),
             (b"GET / HTTP/1.1\r\n", Verdict::Is("http/1.1")),
