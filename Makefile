@@ -4,10 +4,11 @@ SHELL := /bin/bash
 CLUSTER ?= embedded
 AREA ?=
 PRIORITY ?=
+SECONDS ?= 30
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 export PATH := /usr/sbin:/sbin:$(PATH)
 
-.PHONY: help build demo test unit lint e2e bench test-kubernetes clean-cache
+.PHONY: help build demo test unit lint e2e bench peers robustness fuzz test-kubernetes clean-cache
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,6 +38,19 @@ e2e: ## acceptance scenarios: AREA=EGR,ACL PRIORITY=P0 CLUSTER=embedded|kubernet
 	@scripts/deps test
 	@$(MAKE) --no-print-directory build
 	@scripts/on-cluster $(CLUSTER) $(BIN)/e2e --area "$(AREA)" --priority "$(PRIORITY)" --report target/e2e/report.json
+
+peers: ## real programs through the pair of sidecars: curl, nginx, gRPC, databases
+	@scripts/deps trials
+	cargo build --locked --workspace --bin trials --bin osm-proxy
+	@$(BIN)/trials peers
+
+robustness: ## what goes wrong around the pair, under load: pushes, kills, loss, delay, descriptors, memory
+	@scripts/deps trials
+	cargo build --locked --workspace --bin trials --bin osm-proxy
+	@$(BIN)/trials robustness
+
+fuzz: ## every parser against bytes from outside, SECONDS=30 each
+	@scripts/fuzz $(SECONDS)
 
 bench: ## CPU and memory against Envoy, HAProxy, nginx in the same run, into target/bench: WORK=http1,grpc QUICK=1
 	@scripts/deps bench
