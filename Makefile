@@ -8,7 +8,7 @@ SECONDS ?= 30
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 export PATH := /usr/sbin:/sbin:$(PATH)
 
-.PHONY: help build demo test unit lint e2e bench peers robustness fuzz test-kubernetes clean-cache
+.PHONY: help build demo test unit lint e2e oracle bench peers robustness fuzz test-kubernetes clean-cache
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -51,6 +51,11 @@ robustness: ## what goes wrong around the pair, under load: pushes, kills, loss,
 
 fuzz: ## every parser against bytes from outside, SECONDS=30 each
 	@scripts/fuzz $(SECONDS)
+
+oracle: ## osm-proxy against a stock Envoy: every case of crates/oracle, then random route tables (SEED=, ONLY=), into target/oracle
+	@scripts/deps test
+	cargo build --locked -p oracle -p proxy
+	ENVOY_BIN=$$(scripts/envoy) $(BIN)/oracle --seed "$(or $(SEED),0)" --only "$(ONLY)" --report target/oracle/report.json
 
 bench: ## CPU and memory against Envoy, HAProxy, nginx in the same run, into target/bench: WORK=http1,grpc QUICK=1
 	@scripts/deps bench

@@ -70,11 +70,11 @@ pub enum Reply {
         /// Status code.
         status: u16,
         /// Header fields; HTTP/1 adds the framing if none is among them.
-        fields: Vec<(&'static str, String)>,
+        fields: Vec<(String, String)>,
         /// Content.
         body: Vec<u8>,
         /// Trailer fields.
-        trailers: Vec<(&'static str, &'static str)>,
+        trailers: Vec<(String, String)>,
     },
     /// HTTP/1: these bytes; then the connection is closed, or kept.
     Raw(Vec<u8>, bool),

@@ -82,7 +82,7 @@ async fn smoke(delta: bool) {
     );
     assert!(received[0].raw.starts_with(b"GET /a?b HTTP/1.1\r\n"));
 
-    let trailers = vec![("x-end", "1")];
+    let trailers = vec![("x-end".to_owned(), "1".to_owned())];
     backend.script(
         "trailers",
         vec![Reply::Answer {

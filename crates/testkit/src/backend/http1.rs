@@ -137,8 +137,8 @@ async fn write(reader: &mut Reader, method: &str, reply: &Reply) -> Left {
     let mut closes = false;
     for (name, value) in fields {
         text.push_str(&format!("{name}: {value}\r\n"));
-        is_framed |= *name == "content-length" || *name == "transfer-encoding";
-        closes |= *name == "connection" && value == "close";
+        is_framed |= name == "content-length" || name == "transfer-encoding";
+        closes |= name == "connection" && value == "close";
     }
     let chunked = !trailers.is_empty();
     match (is_framed, chunked) {

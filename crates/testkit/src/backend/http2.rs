@@ -73,7 +73,7 @@ async fn stream_of(
         } => {
             let mut response = Response::builder().status(*status);
             for (name, value) in fields {
-                response = response.header(*name, value);
+                response = response.header(name, value);
             }
             let ends = body.is_empty() && trailers.is_empty();
             let response = response.body(()).expect("a response");
@@ -84,11 +84,9 @@ async fn stream_of(
             if !trailers.is_empty() {
                 let map: HeaderMap = trailers
                     .iter()
-                    .map(|(name, value)| {
-                        (
-                            HeaderName::from_static(name),
-                            HeaderValue::from_static(value),
-                        )
+                    .filter_map(|(name, value)| {
+                        let name = HeaderName::try_from(name).ok()?;
+                        Some((name, HeaderValue::try_from(value).ok()?))
                     })
                     .collect();
                 stream.send_trailers(map)?;
