@@ -153,6 +153,12 @@ pub struct HttpManager {
     pub idle_timeout: Option<Duration>,
     /// A request without bytes.
     pub stream_idle_timeout: Option<Duration>,
+    /// A request from its first byte to its last.
+    pub request_timeout: Option<Duration>,
+    /// A request and its response together.
+    pub max_stream_duration: Option<Duration>,
+    /// What the proxy before says of its own timeout is believed.
+    pub respect_expected_timeout: bool,
     /// From the first byte of a request to the last of its headers.
     pub headers_timeout: Duration,
     /// The longest a connection may live before it drains.

@@ -63,6 +63,12 @@ pub enum Reason {
     UnsupportedCoding,
     /// HTTP/1.0 is not accepted.
     VersionTooLow,
+    /// An attempt was silent for too long.
+    PerTryIdleTimeout,
+    /// Request and response together took too long.
+    MaxDuration,
+    /// The request did not come whole in time.
+    RequestTimeout,
 }
 
 /// Who has to act.
@@ -113,7 +119,7 @@ const fn row(
 
 impl Reason {
     /// All of them, in the order of the docs.
-    pub const ALL: [Reason; 29] = [
+    pub const ALL: [Reason; 32] = [
         Reason::RouteNotFound,
         Reason::ClusterNotFound,
         Reason::NoHealthyUpstream,
@@ -143,6 +149,9 @@ impl Reason {
         Reason::HeadersTimeout,
         Reason::UnsupportedCoding,
         Reason::VersionTooLow,
+        Reason::PerTryIdleTimeout,
+        Reason::MaxDuration,
+        Reason::RequestTimeout,
     ];
 
     /// The table: bodies, flags and details are Envoy's.
@@ -317,6 +326,27 @@ impl Reason {
                 "DPE",
                 S::NOT_IMPLEMENTED,
                 "",
+                Downstream,
+            ),
+            Reason::PerTryIdleTimeout => row(
+                "upstream_per_try_idle_timeout",
+                "UT",
+                S::GATEWAY_TIMEOUT,
+                "upstream request timeout",
+                Upstream,
+            ),
+            Reason::MaxDuration => row(
+                "max_duration_timeout",
+                "DT",
+                S::REQUEST_TIMEOUT,
+                "downstream duration timeout",
+                Downstream,
+            ),
+            Reason::RequestTimeout => row(
+                "request_overall_timeout",
+                "-",
+                S::REQUEST_TIMEOUT,
+                "request timeout",
                 Downstream,
             ),
             Reason::VersionTooLow => row("low_version", "-", S::UPGRADE_REQUIRED, "", Downstream),

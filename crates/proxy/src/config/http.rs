@@ -83,6 +83,10 @@ pub(super) fn manager(
             .at("common_http_protocol_options.idle_timeout")?,
         stream_idle_timeout: limit(message.stream_idle_timeout.as_ref(), Some(STREAM_IDLE))
             .at("stream_idle_timeout")?,
+        request_timeout: limit(message.request_timeout.as_ref(), None).at("request_timeout")?,
+        max_stream_duration: limit(common.and_then(|c| c.max_stream_duration.as_ref()), None)
+            .at("common_http_protocol_options.max_stream_duration")?,
+        respect_expected_timeout: router.respect_expected_rq_timeout,
         headers_timeout: limit(
             message.request_headers_timeout.as_ref(),
             Some(HEADERS_TIMEOUT),

@@ -12,11 +12,12 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 use tokio::time::{Instant, sleep};
 
-use super::body::{Broken, Limits, Piece, RequestBody};
+use super::body::{Broken, Piece, RequestBody};
 use super::downstream::Downstream;
 use super::h1::Head;
 use super::h2::Connection;
 use super::headers::{Target, uri};
+use super::limits::Limits;
 use super::pool::{OpenError, Pool};
 use super::server::HttpConnection;
 use super::upstream::Upstream;
@@ -104,8 +105,10 @@ impl Failure {
     fn new(reason: Reason, reach: Reach) -> Failure {
         let outcome = match (reason, reach) {
             (_, Reach::Client | Reach::Unconnected) => None,
-            (Reason::Timeout | Reason::PerTryTimeout, _) => Some(Outcome::Timeout),
-            (Reason::IdleTimeout, _) => None,
+            (Reason::Timeout | Reason::PerTryTimeout | Reason::PerTryIdleTimeout, _) => {
+                Some(Outcome::Timeout)
+            }
+            (Reason::IdleTimeout | Reason::MaxDuration | Reason::RequestTimeout, _) => None,
             _ => Some(Outcome::Reset),
         };
         Failure {
@@ -113,6 +116,11 @@ impl Failure {
             reach,
             outcome,
         }
+    }
+
+    /// Nothing was sent, because there was nowhere to send it.
+    pub fn unsent(reason: Reason) -> Failure {
+        Failure::new(reason, Reach::Unconnected)
     }
 
     fn client(broken: Broken) -> Failure {
@@ -179,6 +187,7 @@ impl Attempt<'_, '_> {
             None => self.connect1(&pool, chosen).await?,
             Some(settings) => self.connect2(&pool, chosen, settings).await?,
         };
+        self.limits.connected();
         let answered = self.exchange(&mut upstream).await;
         let (head, length) = answered.map_err(|cut| match cut {
             Ok(Cut::Client(broken)) => Failure::client(broken),

@@ -1,18 +1,16 @@
-//! Bodies on their way: pieces, what a filter or another attempt still needs, and how long it may take.
+//! Bodies on their way: pieces, and what a filter or another attempt still needs of them.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h1::Length;
 use http::HeaderMap;
-use tokio::time::Instant;
 
 use super::downstream::Downstream;
 use super::filters::{Buffer, Buffered};
-use super::timer::Timer;
+use super::limits::Limits;
 use crate::reason::Reason;
 
 /// A piece of a body.
@@ -64,21 +62,6 @@ pub struct RequestBody {
     is_over: bool,
     /// Bytes read from the client.
     received: u64,
-}
-
-/// How long an exchange may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// From the request's end to the response's.
-    pub timeout: Option<Duration>,
-    /// Without a byte either way.
-    pub idle: Option<Duration>,
-    /// When the whole must be over; known once the request has ended.
-    pub deadline: Option<Instant>,
-    /// When this attempt's response must have begun.
-    pub attempt: Option<Instant>,
-    /// When the last byte passed.
-    last: Instant,
 }
 
 // === impl RequestBody ===
@@ -245,53 +228,6 @@ impl RequestBody {
 
 /// The largest piece a source hands out: a read buffer, or an HTTP/2 frame.
 const HELD_PIECE: usize = 64 << 10;
-
-// === impl Limits ===
-
-impl Limits {
-    /// Limits of an exchange that begins now.
-    pub fn new(timeout: Option<Duration>, idle: Option<Duration>) -> Limits {
-        Limits {
-            timeout,
-            idle,
-            deadline: None,
-            attempt: None,
-            last: Instant::now(),
-        }
-    }
-
-    /// The request has ended: the time for the response runs.
-    pub fn request_ended(&mut self) {
-        if self.deadline.is_none() {
-            self.deadline = self.timeout.map(|timeout| Instant::now() + timeout);
-        }
-    }
-
-    /// A byte has passed.
-    pub fn progress(&mut self) {
-        if self.idle.is_some() {
-            self.last = Instant::now();
-        }
-    }
-
-    /// Ready once a limit has passed.
-    pub fn poll(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<Reason> {
-        let silent = self.idle.map(|idle| self.last + idle);
-        let all = [
-            (self.deadline, Reason::Timeout),
-            (self.attempt, Reason::PerTryTimeout),
-            (silent, Reason::IdleTimeout),
-        ];
-        let next = all
-            .into_iter()
-            .filter_map(|(at, reason)| Some((at?, reason)))
-            .min_by_key(|(at, _)| *at);
-        match next {
-            Some((at, reason)) => timer.poll_until(cx, at).map(|()| reason),
-            None => Poll::Pending,
-        }
-    }
-}
 
 // === Filters ===
 

@@ -11,9 +11,10 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
 use super::attempt::{Answer, Borrowed, send_rest};
-use super::body::{Broken, Limits, Piece, RequestBody};
+use super::body::{Broken, Piece, RequestBody};
 use super::downstream::Downstream;
 use super::exchange::Exchange;
+use super::limits::Limits;
 use super::pool::Pool;
 use super::router::{Ended, Way};
 use super::upstream::Upstream;
@@ -125,7 +126,7 @@ async fn local(way: &mut Way<'_, '_>, mut head: Parts, body: Bytes) -> Result<En
     if !body.is_empty() {
         way.client.push(body, true).map_err(gone)?;
     }
-    let limits = Limits::new(None, way.manager.stream_idle_timeout);
+    let limits = Limits::idle(way.manager.stream_idle_timeout);
     let client = &mut *way.client;
     poll_fn(|cx| match client.poll_flush(cx) {
         Poll::Ready(flushed) => Poll::Ready(flushed.map_err(gone)),
@@ -292,7 +293,7 @@ async fn carry(way: &mut Way<'_, '_>, mut head: Parts, passing: Passing) -> Resu
         return Err(Reason::UpstreamProtocol);
     };
     // The route's timeout does not count any more: RFC 9110 §7.8 has no response to wait for.
-    let outcome = both(&mut first, &mut second, limits.idle).await;
+    let outcome = both(&mut first, &mut second, limits.silence()).await;
     way.exchange
         .sent(usize::try_from(outcome.backward).unwrap_or(usize::MAX));
     way.body.carried(outcome.forward);

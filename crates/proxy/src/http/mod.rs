@@ -5,6 +5,7 @@
 //! client ([`downstream`]) and the upstream ([`upstream`]) are each HTTP/1 ([`h1`]) or HTTP/2 ([`h2`]).
 
 pub mod attempt;
+pub mod attempts;
 pub mod body;
 pub mod date;
 pub mod deliver;
@@ -16,6 +17,7 @@ pub mod filters;
 pub mod h1;
 pub mod h2;
 pub mod headers;
+pub mod limits;
 pub mod outgoing;
 pub mod path;
 pub mod pool;

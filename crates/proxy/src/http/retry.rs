@@ -269,14 +269,12 @@ impl RetryPolicy {
 // === impl Retry ===
 
 impl Retry {
-    /// The state of a request that is about to be sent, by policy and by its own `x-envoy-…` headers, which are taken
-    /// from it. Requests from outside have lost theirs before.
+    /// The state of a request that is about to be sent, by policy and by what a trusted client wants.
     pub fn new(
         policy: Option<&RetryPolicy>,
+        wanted: Wanted,
         request: &RequestView<'_>,
-        headers: &mut HeaderMap,
     ) -> Option<Retry> {
-        let wanted = Wanted::take(headers);
         let mut on = policy.map(|policy| policy.on).unwrap_or_default();
         let conditions = policy.map_or(&[][..], |policy| &policy.request_headers);
         on = on.and(wanted.on);
@@ -402,8 +400,9 @@ impl Resets {
     }
 }
 
-/// What a trusted client wants.
-struct Wanted {
+/// What a trusted client wants, by its request's `x-envoy-…` headers. Requests from outside have lost theirs before.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
     on: Conditions,
     retries: Option<u32>,
     statuses: Vec<u16>,
@@ -411,7 +410,14 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn take(headers: &mut HeaderMap) -> Wanted {
+    /// Takes it from the headers.
+    pub fn take(headers: &mut HeaderMap) -> Wanted {
+        let is_asked = headers
+            .keys()
+            .any(|name| name.as_str().starts_with("x-envoy-"));
+        if !is_asked {
+            return Wanted::default();
+        }
         let mut text = |name: HeaderName| {
             let value = headers.remove(name)?;
             value.to_str().ok().map(str::to_owned)

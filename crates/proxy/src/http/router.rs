@@ -6,8 +6,9 @@ use http::header::{CONNECTION, DATE, HeaderName, HeaderValue, SERVER, SET_COOKIE
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 
-use super::attempt::{Answer, Attempt, Failure};
-use super::body::{Held, Limits, RequestBody};
+use super::attempt::Answer;
+use super::attempts::{Attempts, Ended as AttemptsEnded};
+use super::body::{Held, RequestBody};
 use super::date;
 use super::deliver::{Passing, Reply, deliver};
 use super::downstream::Downstream;
@@ -16,26 +17,25 @@ use super::facts::Scene;
 use super::filters::overrides::Routing;
 use super::filters::{self, FilterContext, Passage};
 use super::headers::{Origin, Target, X_REQUEST_ID, sanitize, strip_hop_by_hop};
+use super::limits::Limits;
 use super::outgoing::Outgoing;
 use super::reply::{self, LocalReply, Refusal};
+use super::retry::{Retry, Wanted};
 use super::server::HttpConnection;
 use super::timing::{Defaults, Timing};
 use crate::access::{Line, field, milliseconds};
-use crate::cluster::{ChoiceContext, Chosen, Endpoint, hash};
+use crate::cluster::{Cluster, Hashed, hash};
 use crate::connection::Connection;
 use crate::listener::{HttpManager, RouteSource, ServerHeader};
 use crate::reason::Reason;
 use crate::route::{
-    Action, Certificate, Client, Forward, HostRewrite, Respond, Route, RouteTable, is_grpc_type,
+    Action, Certificate, Client, Forward, Found, PathMatch, Respond, RouteTable, is_grpc_type,
 };
 use crate::upstream::settled;
 use crate::worker::roll;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// What is kept of a request's body for another attempt: Envoy's default bound is the connection's buffer, ours less.
-const REPLAYED: usize = 64 << 10;
 
 /// A request under way.
 pub struct Way<'a, 'c> {
@@ -236,9 +236,6 @@ async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
     if let Some(found) = &routing.found {
         way.exchange.line.route_name = Some(found.route.name.clone());
     }
-    // What changes to the response's headers ask of the request is asked of it as it came.
-    let asks = routing.edits().any(|edits| edits.response.asks());
-    let request = asks.then(|| Box::new((way.parts.clone(), way.target.clone())));
     let mut response = match passed {
         Ok(()) => act(way, &routing).await,
         Err(reply) => reply::local(*reply, way.is_grpc, &mut way.exchange),
@@ -247,13 +244,7 @@ async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
         response_code: response.status().as_u16(),
         ..Line::default()
     };
-    let (parts, target) = match &request {
-        Some(request) => (&request.0, &request.1),
-        None => (&way.parts, &way.target),
-    };
     let scene = Scene {
-        parts,
-        target,
         line: &line,
         ..way.scene()
     };
@@ -280,7 +271,7 @@ async fn act(way: &mut Way<'_, '_>, routing: &Routing<'_>) -> Response<Reply> {
             reply::redirect(action.status, &location, &mut way.exchange)
         }
         // Boxed: what is answered here does not carry the size of what is sent on.
-        Action::Forward(action) => Box::pin(forward(way, action, routing, found.route)).await,
+        Action::Forward(action) => Box::pin(forward(way, action, routing, found)).await,
     }
 }
 
@@ -293,6 +284,7 @@ fn client(connection: &Connection) -> Client {
             validated: is_verified,
         },
         roll: roll(),
+        addresses: Some((connection.source, connection.peer.destination)),
     }
 }
 
@@ -358,7 +350,14 @@ impl Way<'_, '_> {
         let mut body = Held {
             body: &mut self.body,
             client: &mut *self.client,
-            limits: Limits::new(None, self.manager.stream_idle_timeout),
+            limits: Limits::new(
+                Timing {
+                    idle: self.manager.stream_idle_timeout,
+                    request: self.manager.request_timeout,
+                    ..Timing::default()
+                },
+                self.exchange.started().into(),
+            ),
         };
         let mut context = FilterContext {
             connection: &self.http.connection,
@@ -380,68 +379,40 @@ async fn forward(
     way: &mut Way<'_, '_>,
     action: &Forward,
     routing: &Routing<'_>,
-    route: &Arc<Route>,
+    found: Found<'_>,
 ) -> Response<Reply> {
     if let Some(protocol) = &way.target.upgrade
         && !is_allowed(protocol, action, way.manager)
     {
         return way.refusal(Reason::UpgradeForbidden);
     }
-    let (chosen, cookies) = match way.choose(action, routing).await {
-        Ok(chosen) => chosen,
+    let cluster = match way.cluster(action, routing).await {
+        Ok(cluster) => cluster,
         Err(refused) => return reply::refusal(&refused, way.is_grpc, &mut way.exchange),
     };
-    if way.exchange.is_logged() {
-        way.exchange.line.upstream_host = Some(chosen.endpoint.config.address.to_string());
-    }
-    way.exchange.upstream(chosen.cluster.clone());
-    let timing = way.outgoing(action, routing, route, &chosen.endpoint);
-    let limits = Limits::new(timing.whole, timing.idle);
-    let mut response = match attempts(way, chosen, limits).await {
-        Ok((answer, passing)) => way.take(answer, passing),
-        Err(failure) => way.refusal(failure.reason),
+    let timing = way.outgoing(action, routing, &found.route.condition.path);
+    let retry = way.retry(action);
+    let hashed = way.hash(action);
+    let mut attempts = Attempts {
+        action,
+        host: found.host,
+        authority: way.target.authority.clone(),
+        cluster,
+        hash: hashed.hash,
+        retry,
+        limits: Limits::new(timing, way.exchange.started().into()),
+        tried: Vec::new(),
+        count: 0,
     };
-    for cookie in cookies {
+    let mut response = match attempts.run(way).await {
+        Ok((answer, passing)) => way.take(answer, passing),
+        Err(ended) => way.ended(ended),
+    };
+    attempts.count_in(response.headers_mut());
+    for cookie in hashed.cookies {
         response.headers_mut().append(SET_COOKIE, cookie);
     }
     response
-}
-
-/// Attempts until one brings an answer or none may be made. Without a policy only what certainly was not processed is
-/// sent again, and that once.
-async fn attempts(
-    way: &mut Way<'_, '_>,
-    mut chosen: Chosen,
-    mut limits: Limits,
-) -> Result<(Answer, Passing), Failure> {
-    way.body.keep(REPLAYED);
-    let mut is_again = false;
-    loop {
-        let attempt = Attempt {
-            http: way.http,
-            client: &mut *way.client,
-            method: &way.parts.method,
-            headers: &way.parts.headers,
-            target: &way.target,
-            body: &mut way.body,
-            limits: &mut limits,
-        };
-        let failure = match attempt.run(&mut chosen).await {
-            Ok((answer, upstream)) => {
-                let passing = Passing::new(upstream, &answer, limits, chosen, way.is_grpc);
-                return Ok((answer, passing));
-            }
-            Err(failure) => failure,
-        };
-        tracing::debug!(cluster = %chosen.cluster.config.name, ?failure, "no response");
-        if is_again || !failure.is_free(&way.parts.method) || !way.body.rewind() {
-            if let Some(outcome) = failure.outcome {
-                chosen.report(outcome);
-            }
-            return Err(failure);
-        }
-        is_again = true;
-    }
 }
 
 /// Whether the route, or else the connection manager, allows a protocol.
@@ -454,11 +425,11 @@ fn is_allowed(protocol: &str, action: &Forward, manager: &HttpManager) -> bool {
 }
 
 impl Way<'_, '_> {
-    async fn choose(
+    async fn cluster(
         &mut self,
         action: &Forward,
         routing: &Routing<'_>,
-    ) -> Result<(Chosen, Vec<HeaderValue>), Refusal> {
+    ) -> Result<Arc<Cluster>, Refusal> {
         let missing = || Refusal {
             reason: Reason::ClusterNotFound,
             status: StatusCode::from_u16(action.not_found).ok(),
@@ -481,45 +452,73 @@ impl Way<'_, '_> {
             .cloned()
             .ok_or_else(missing)?;
         settled(&cluster).await;
-        let request = self.target.view(&self.parts.method, &self.parts.headers);
-        let (source, destination) = (connection.source, connection.peer.destination);
-        let hashed = hash(&action.hash, &request, source, destination);
-        let context = ChoiceContext {
-            hash: hashed.hash,
-            priority: action.priority,
-            ..ChoiceContext::new(&connection.peer, roll())
-        };
-        let chosen = cluster.choose(&context).map_err(Reason::from)?;
-        Ok((chosen, hashed.cookies))
+        Ok(cluster)
     }
 
     /// Authority, path and headers as the upstream is to see them; how long it may take.
-    fn outgoing(
-        &mut self,
-        action: &Forward,
-        routing: &Routing<'_>,
-        route: &Route,
-        endpoint: &Endpoint,
-    ) -> Timing {
+    fn outgoing(&mut self, action: &Forward, routing: &Routing<'_>, matched: &PathMatch) -> Timing {
         let defaults = Defaults {
             idle: self.manager.stream_idle_timeout,
+            stream: self.manager.max_stream_duration,
+            request: self.manager.request_timeout,
+            respect_expected: self.manager.respect_expected_timeout,
             suppress: self.manager.suppress_envoy_headers,
-            ..Defaults::default()
         };
-        let (parts, target) = (&mut self.parts, &mut self.target);
-        let timing = Timing::new(action, defaults, &mut parts.headers, self.is_grpc);
+        let is_grpc = self.is_grpc;
+        let (outgoing, parts, target) = self.changes();
+        let timing = Timing::new(action, defaults, &mut parts.headers, is_grpc);
+        outgoing.prepare(action, matched, routing, parts, target);
+        timing
+    }
+
+    /// The hash that chooses the endpoint.
+    fn hash(&self, action: &Forward) -> Hashed {
+        let connection = &self.http.connection;
+        let request = self.target.view(&self.parts.method, &self.parts.headers);
+        let (source, destination) = (connection.source, connection.peer.destination);
+        hash(&action.hash, &request, source, destination)
+    }
+
+    /// Whether it may be sent again.
+    fn retry(&mut self, action: &Forward) -> Option<Retry> {
+        let policy = action.retry.as_deref();
+        let wanted = Wanted::take(&mut self.parts.headers);
+        let view = self.target.view(&self.parts.method, &self.parts.headers);
+        Retry::new(policy, wanted, &view)
+    }
+
+    /// The authority of an endpoint, in the place of the original one.
+    pub fn address(&mut self, action: &Forward, original: &str, endpoint: &str) {
+        let (outgoing, parts, target) = self.changes();
+        original.clone_into(&mut target.authority);
+        outgoing.address(action, endpoint, parts, target);
+    }
+
+    fn changes(&mut self) -> (Outgoing<'_>, &mut Parts, &mut Target) {
         let outgoing = Outgoing {
             connection: &self.http.connection,
             line: &self.exchange.line,
             started: self.exchange.started(),
-            endpoint: Some(endpoint.config.address),
+            endpoint: None,
             suppress: self.manager.suppress_envoy_headers,
         };
-        outgoing.prepare(action, &route.condition.path, routing, parts, target);
-        if matches!(action.host_rewrite, HostRewrite::Endpoint) {
-            outgoing.address(action, &endpoint.config.hostname, parts, target);
-        }
-        timing
+        (outgoing, &mut self.parts, &mut self.target)
+    }
+
+    /// The answer to a request that no attempt brought one for.
+    fn ended(&mut self, ended: AttemptsEnded) -> Response<Reply> {
+        // As Envoy: time that passes after the request has come whole is the server's.
+        let is_late = matches!(
+            ended.reason,
+            Reason::IdleTimeout | Reason::MaxDuration | Reason::RequestTimeout
+        );
+        let refusal = Refusal {
+            reason: ended.reason,
+            status: (is_late && self.body.is_read()).then_some(StatusCode::GATEWAY_TIMEOUT),
+        };
+        let response = reply::refusal(&refusal, self.is_grpc, &mut self.exchange);
+        self.exchange.line.response_flags = ended.flags();
+        response
     }
 
     fn refusal(&mut self, reason: Reason) -> Response<Reply> {

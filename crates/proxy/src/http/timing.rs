@@ -31,6 +31,8 @@ pub struct Timing {
     pub flush: Option<Duration>,
     /// Request and answer together, from the request's beginning on.
     pub stream: Option<Duration>,
+    /// The request, from its beginning to its end.
+    pub request: Option<Duration>,
 }
 
 /// What the connection manager and the router say.
@@ -40,6 +42,8 @@ pub struct Defaults {
     pub idle: Option<Duration>,
     /// Request and answer together.
     pub stream: Option<Duration>,
+    /// The request.
+    pub request: Option<Duration>,
     /// The proxy before has said how long it waits, and it is believed.
     pub respect_expected: bool,
     /// The next is not told how long it has.
@@ -97,6 +101,7 @@ impl Timing {
                 .or(idle)
                 .filter(|flush| !flush.is_zero()),
             stream: stream(action, defaults, headers, is_grpc),
+            request: defaults.request,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HeaderName;
 
-use super::{Edits, HostRewrite, PathRewrite, Redirect};
-use crate::cluster::{HashPolicy, RoutingPriority};
+use super::{Client, Edits, HostRewrite, PathRewrite, Redirect};
+use crate::cluster::{HashPolicy, RoutingPriority, hash};
 use crate::format::Body;
 use crate::http::filters::overrides::Overrides;
 use crate::http::retry::RetryPolicy;
@@ -124,7 +124,20 @@ pub struct WeightedCluster {
     pub overrides: Overrides,
 }
 
-// === impl Target ===
+// === impl Forward, Target ===
+
+impl Forward {
+    /// The number to pick a cluster with.
+    pub fn draw(&self, request: &RequestView<'_>, client: &Client) -> u64 {
+        let hash = match (&self.target, client.addresses) {
+            (Target::Weighted { by: Lot::Hash, .. }, Some((source, destination))) => {
+                hash(&self.hash, request, source, destination).hash
+            }
+            _ => None,
+        };
+        self.target.draw(request, client.roll, hash)
+    }
+}
 
 impl Target {
     /// Chooses a cluster; `draw` is any number, even in distribution. A cluster that a header names is found with

@@ -1,5 +1,7 @@
 //! A route's conditions.
 
+use std::net::SocketAddr;
+
 use crate::matcher::{Affix, HeaderMatch, QueryMatch, RequestView, StringMatch};
 
 /// A route's conditions, all of which must hold.
@@ -74,6 +76,8 @@ pub struct Client {
     pub certificate: Certificate<bool>,
     /// Any number, even in distribution.
     pub roll: u64,
+    /// Its address, and the one it was going to; hash policies may want them.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
 }
 
 // === impl RouteMatch ===

@@ -33,6 +33,11 @@ pub(super) fn cluster(message: pb::Cluster, context: &mut Context) -> Checked<Cl
         .as_ref()
         .and_then(|o| o.common_http_protocol_options.as_ref());
     let common = common.or(message.common_http_protocol_options.as_ref());
+    let lifetime = common.and_then(|common| common.max_stream_duration.as_ref());
+    if limit(lifetime, None)?.is_some() {
+        return refuse("not supported for clusters")
+            .at("common_http_protocol_options.max_stream_duration");
+    }
     let discovery = discovery::discovery(&message, context)?;
     let per_connection = message
         .max_requests_per_connection

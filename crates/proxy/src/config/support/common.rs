@@ -54,7 +54,7 @@ message!(COMMON_HTTP, "envoy.config.core.v3.HttpProtocolOptions", {
     1 idle_timeout: take,
     2 max_headers_count: take,
     3 max_connection_duration: take,
-    4 max_stream_duration: zero "not supported",
+    4 max_stream_duration: take,
     5 headers_with_underscores_action: zero "underscores pass",
     6 max_requests_per_connection: take,
     7 max_response_headers_kb: refuse,

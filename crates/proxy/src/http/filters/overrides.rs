@@ -72,7 +72,7 @@ impl<'r> Routing<'r> {
         let found = table.and_then(|table| table.find(request, client));
         let picked = match found.map(|found| &found.route.action) {
             Some(Action::Forward(forward)) => {
-                let draw = forward.target.draw(request, client.roll, None);
+                let draw = forward.draw(request, client);
                 forward.target.pick(draw)
             }
             _ => None,

@@ -28,7 +28,7 @@ fn start(policy: Option<&RetryPolicy>, request: &[(&'static str, &str)]) -> Opti
         scheme: "http",
         headers: &before,
     };
-    let retry = Retry::new(policy, &view, &mut headers);
+    let retry = Retry::new(policy, Wanted::take(&mut headers), &view);
     assert!(
         headers.keys().all(|name| !name.as_str().contains("-ret")),
         "its own headers are taken: {headers:?}"
