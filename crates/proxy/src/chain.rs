@@ -47,6 +47,8 @@ pub struct Arrival {
     pub destination: SocketAddr,
     /// The source.
     pub source: SocketAddr,
+    /// The connection's other end, which a PROXY header may speak for another.
+    pub direct_source: IpAddr,
     /// A TLS ClientHello was seen.
     pub is_tls: bool,
     /// Its server name, lower case.
@@ -62,15 +64,42 @@ pub struct ChainTable {
     by_port: HashMap<Option<u16>, Vec<usize>>,
 }
 
+// === impl ChainMatch ===
+
+impl ChainMatch {
+    /// Whether some connection would fit both equally well: every property has a value in common, or is in neither.
+    fn overlaps(&self, other: &ChainMatch) -> bool {
+        fn common<T: PartialEq>(one: &[T], other: &[T]) -> bool {
+            match (one, other) {
+                ([], []) => true,
+                _ => one.iter().any(|value| other.contains(value)),
+            }
+        }
+        self.port == other.port
+            && self.transport == other.transport
+            && self.source_kind == other.source_kind
+            && common(&self.destinations, &other.destinations)
+            && common(&self.server_names, &other.server_names)
+            && common(&self.applications, &other.applications)
+            && common(&self.direct_sources, &other.direct_sources)
+            && common(&self.sources, &other.sources)
+            && common(&self.source_ports, &other.source_ports)
+    }
+}
+
 // === impl ChainTable ===
 
 impl ChainTable {
-    /// A table; `Err` names two chains with the same conditions.
+    /// A table; `Err` names two chains that some connections fit equally well.
     pub fn new(chains: Vec<ChainMatch>) -> Result<ChainTable, (usize, usize)> {
         let mut by_port: HashMap<Option<u16>, Vec<usize>> = HashMap::new();
         for (index, chain) in chains.iter().enumerate() {
             let same = by_port.entry(chain.port).or_default();
-            let twin = same.iter().find(|other| chains.get(**other) == Some(chain));
+            let twin = (same.iter()).find(|other| {
+                chains
+                    .get(**other)
+                    .is_some_and(|other| other.overlaps(chain))
+            });
             if let Some(twin) = twin {
                 return Err((*twin, index));
             }
@@ -101,7 +130,9 @@ impl ChainTable {
         );
         keep_application(&mut left, &arrival.applications);
         let source = arrival.source.ip();
-        keep_longest(&mut left, source, |chain| &chain.direct_sources);
+        keep_longest(&mut left, arrival.direct_source, |chain| {
+            &chain.direct_sources
+        });
         let kind = if source == address || source.is_loopback() {
             SourceKind::Local
         } else {
@@ -210,6 +241,7 @@ mod tests {
         let mut arrival = Arrival {
             destination: destination.parse().unwrap(),
             source: "10.9.9.9:4000".parse().unwrap(),
+            direct_source: "10.9.9.9".parse().unwrap(),
             is_tls: false,
             server_name: None,
             applications: Vec::new(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -12,15 +13,15 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::access::{Line, timestamp};
 use crate::chain::Arrival;
-use crate::inspect::{self, Verdict};
+use crate::inspect;
 use crate::listener::{Chain, Listener, NetworkFilter, Terminal};
-use crate::net::{Socket, Stream, canonical, original_destination};
+use crate::net::{Socket, Stream, canonical};
 use crate::rbac::{Peer, Rules};
 use crate::reason::Reason;
 use crate::stats::{HttpStats, ListenerStats};
 use crate::tls::{is_outlived, names};
 use crate::worker::Worker;
-use crate::{http, tcp};
+use crate::{arrival, http, tcp};
 
 /// The first read of an inspector; most ClientHellos and requests fit.
 const FIRST_READ: usize = 2 << 10;
@@ -57,25 +58,29 @@ pub async fn serve(
         return;
     };
     let mut socket = Socket::new(tcp);
-    let mut arrival = Arrival {
-        destination: local,
-        source,
-        is_tls: false,
-        server_name: None,
-        applications: Vec::new(),
+    let (mut arrival, mut listener) = (arrival::arrival(local, source), listener);
+    if let Some(keepalive) = &listener.keepalive {
+        let _ = SockRef::from(socket.tcp()).set_tcp_keepalive(keepalive);
+    }
+    let accepted = listener.clone();
+    let chosen = arrival::choose(&mut socket, &mut arrival, &mut listener, &worker).await;
+    let stats = if Arc::ptr_eq(&accepted, &listener) {
+        stats
+    } else {
+        worker.shared.stats.listener(&listener.stat_name)
     };
-    let refused = match prepare(&mut socket, &mut arrival, &listener, local).await {
+    let refused = match chosen {
         Ok(chain) => {
             let peer = Peer {
                 destination: arrival.destination,
-                source: source.ip(),
+                source: arrival.source.ip(),
                 names: None,
                 server_name: arrival.server_name,
             };
             let is_tls = chain.tls.is_some();
             let connection = Connection {
                 peer,
-                source,
+                source: arrival.source,
                 is_tls,
                 listener,
                 chain,
@@ -92,104 +97,6 @@ pub async fn serve(
         _ => {}
     }
     log_refusal(refused, &arrival, &listener, &worker);
-}
-
-/// Everything up to the choice of the chain.
-async fn prepare(
-    socket: &mut Socket,
-    arrival: &mut Arrival,
-    listener: &Listener,
-    local: SocketAddr,
-) -> Result<Arc<Chain>, Reason> {
-    if listener.original_destination {
-        // Not redirected, or redirected to ourselves: serving it would be a loop.
-        arrival.destination = original_destination(socket.tcp(), arrival.source.ip())
-            .filter(|destination| *destination != local)
-            .ok_or(Reason::Loop)?;
-    }
-    inspect_within(socket, arrival, listener).await?;
-    match listener.table.find(arrival) {
-        Some(index) => listener
-            .chains
-            .get(index)
-            .cloned()
-            .ok_or(Reason::NoFilterChain),
-        None => listener.default_chain.clone().ok_or(Reason::NoFilterChain),
-    }
-}
-
-async fn inspect_within(
-    socket: &mut Socket,
-    arrival: &mut Arrival,
-    listener: &Listener,
-) -> Result<(), Reason> {
-    let port = arrival.destination.port();
-    let wants = |inspector: &Option<crate::listener::Predicate>| {
-        inspector.as_ref().is_some_and(|off| !off.holds(port))
-    };
-    let (tls, http) = (
-        wants(&listener.tls_inspector),
-        wants(&listener.http_inspector),
-    );
-    if !tls && !http {
-        return Ok(());
-    }
-    let mut bytes = BytesMut::new();
-    let known = timeout(
-        listener.inspection_timeout,
-        inspect(socket, &mut bytes, arrival, tls, http),
-    )
-    .await;
-    socket.replay(bytes.freeze());
-    match known {
-        Ok(()) => Ok(()),
-        Err(_) if listener.continue_on_timeout => Ok(()),
-        Err(_) => Err(Reason::InspectionTimeout),
-    }
-}
-
-/// Reads until the inspectors know, or the client has no more to say. What was read stays in `bytes`.
-async fn inspect(
-    socket: &mut Socket,
-    bytes: &mut BytesMut,
-    arrival: &mut Arrival,
-    tls: bool,
-    http: bool,
-) {
-    let (mut tls, mut http) = (tls, http);
-    bytes.reserve(FIRST_READ);
-    loop {
-        // Cancel-safe: what `read_buf` has read is in the buffer.
-        match socket.read_buf(bytes).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-        if tls {
-            match inspect::tls(bytes) {
-                Verdict::Is(hello) => {
-                    arrival.is_tls = true;
-                    arrival.server_name = hello.server_name;
-                    arrival.applications = hello.applications;
-                    return;
-                }
-                Verdict::IsNot => tls = false,
-                Verdict::More => {}
-            }
-        }
-        if http {
-            match inspect::http(bytes) {
-                Verdict::Is(application) => {
-                    arrival.applications = vec![application.to_owned()];
-                    return;
-                }
-                Verdict::IsNot => http = false,
-                Verdict::More => {}
-            }
-        }
-        if !tls && !http {
-            return;
-        }
-    }
 }
 
 /// Everything after the choice of the chain.

@@ -6,26 +6,35 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use envoy_types::pb::envoy::config::listener::v3::FilterChain;
+use socket2::TcpKeepalive;
 use tokio::sync::watch;
 
 use crate::chain::ChainTable;
 use crate::http::filters::Filter;
+use crate::proxy_protocol::Accepts;
 use crate::rbac::Rules;
 use crate::route::RouteTable;
+use crate::socket_options::SocketOption;
 use crate::stats::HttpStats;
 use crate::tls::{DownstreamTls, TlsServer};
 
 /// A listener.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
     /// Its name in statistics: the address with underscores, or what the configuration says.
     pub stat_name: Arc<str>,
-    /// Where it listens; a `true` takes IPv4 on an IPv6 socket too.
-    pub addresses: Vec<(SocketAddr, bool)>,
-    /// Backlog of the sockets.
-    pub backlog: u32,
+    /// Its sockets.
+    pub binding: Arc<Binding>,
+    /// Hands a connection to the listener of its original destination, if there is one.
+    pub hands_over: bool,
+    /// Its connections do not count towards the proxy's limit.
+    pub ignores_limit: bool,
+    /// Signs of life that clients are asked for; the proxy's own if absent.
+    pub keepalive: Option<TcpKeepalive>,
+    /// A PROXY header comes first.
+    pub proxy_protocol: Option<Accepts>,
     /// Inbound or outbound, for logs and statistics.
     pub direction: Direction,
     /// The destination before redirection decides.
@@ -46,6 +55,32 @@ pub struct Listener {
     pub default_chain: Option<Arc<Chain>>,
 }
 
+/// How a listener's sockets are made; what changes it needs new sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// Where it listens.
+    pub addresses: Vec<Address>,
+    /// Connections that wait to be accepted.
+    pub backlog: u32,
+    /// Takes connections to addresses that are not the host's (TPROXY).
+    pub transparent: bool,
+    /// Listens on addresses that are not there yet.
+    pub freebind: bool,
+    /// Sockets are opened; otherwise connections are only handed over by other listeners.
+    pub bind_to_port: bool,
+}
+
+/// One address of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// The address.
+    pub at: SocketAddr,
+    /// An IPv6 socket takes IPv4, too.
+    pub v4_too: bool,
+    /// Options of the socket.
+    pub options: Vec<SocketOption>,
+}
+
 /// Whose traffic a listener takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -55,6 +90,15 @@ pub enum Direction {
     Inbound,
     /// From the pod.
     Outbound,
+}
+
+/// How exactly a listener's address is a destination's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exactness {
+    /// The port, on any address.
+    Port,
+    /// Address and port.
+    Address,
 }
 
 /// A condition on the destination's port.
@@ -259,6 +303,28 @@ impl Default for H2 {
             connection_window: 4 << 20,
             allow_connect: false,
         }
+    }
+}
+
+// === impl Binding ===
+
+impl Binding {
+    /// Whether a socket of the other would be the same, its address apart.
+    pub fn is_like(&self, other: &Binding) -> bool {
+        (self.backlog, self.transparent, self.freebind)
+            == (other.backlog, other.transparent, other.freebind)
+    }
+
+    /// Whether a connection to this destination is one of the listener's, and whether by its very address.
+    pub fn takes(&self, destination: SocketAddr) -> Option<Exactness> {
+        let of = |address: &Address| match address.at {
+            at if at == destination => Some(Exactness::Address),
+            at if at.ip().is_unspecified() && at.port() == destination.port() => {
+                Some(Exactness::Port)
+            }
+            _ => None,
+        };
+        self.addresses.iter().filter_map(of).max()
     }
 }
 

@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use socket2::{Domain, Protocol, Type};
-use tokio::net::TcpListener;
+use socket2::{Domain, Protocol, SockRef, Type};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::connection::serve;
-use crate::listener::{Direction, Listener};
+use crate::listener::{Address, Binding, Direction, Listener};
 use crate::snapshot::Snapshot;
+use crate::socket_options::{Family, Moment, Setting, apply};
 use crate::worker::{Shared, Worker};
 
 /// How long the accept loop rests when the system refuses to accept: descriptors come back within this.
@@ -34,10 +35,18 @@ pub struct Listeners {
 }
 
 struct Open {
-    addresses: Vec<(SocketAddr, bool)>,
     current: Arc<ArcSwap<Listener>>,
-    bound: Vec<SocketAddr>,
-    /// Dropping it closes the sockets.
+    sockets: Vec<Socket>,
+}
+
+/// A listening socket.
+struct Socket {
+    /// What it was made from.
+    address: Address,
+    /// The listener's part of it.
+    binding: Arc<Binding>,
+    bound: SocketAddr,
+    /// Dropping it closes the socket.
     _close: watch::Sender<()>,
 }
 
@@ -70,22 +79,17 @@ impl Listeners {
             .collect();
         for name in gone {
             self.open.remove(&name);
+            self.shared.stats.server.listeners_removed.increment();
             info!(listener = %name, "listener closed");
         }
         for (name, listener) in &snapshot.listeners {
             if self.stopped.contains(&listener.direction) {
                 continue;
             }
-            match self.open.get(name) {
-                Some(open) if open.addresses == listener.addresses => {
-                    open.current.store(listener.clone())
-                }
-                _ => {
-                    self.open.remove(name);
-                    self.open(name, listener);
-                }
-            }
+            self.change(name, listener);
         }
+        let active = i64::try_from(self.open.len()).unwrap_or(i64::MAX);
+        self.shared.stats.server.listeners_active.set(active);
     }
 
     /// Whether a port could not be had; [`Listeners::apply`] should be called again.
@@ -97,7 +101,10 @@ impl Listeners {
     pub fn bound(&self) -> BTreeMap<Arc<str>, Vec<SocketAddr>> {
         self.open
             .iter()
-            .map(|(name, open)| (name.clone(), open.bound.clone()))
+            .map(|(name, open)| {
+                let bound = open.sockets.iter().map(|socket| socket.bound);
+                (name.clone(), bound.collect())
+            })
             .collect()
     }
 
@@ -116,55 +123,100 @@ impl Listeners {
         }
     }
 
-    fn open(&mut self, name: &Arc<str>, listener: &Arc<Listener>) {
-        let Some((control, _)) = self.workers.first() else {
+    /// Opens the sockets a listener has not yet, and closes those it has no more; the others stay as they are.
+    fn change(&mut self, name: &Arc<str>, listener: &Arc<Listener>) {
+        if !listener.binding.bind_to_port {
+            self.open.remove(name);
             return;
-        };
-        let (close, closed) = watch::channel(());
-        let current = Arc::new(ArcSwap::new(listener.clone()));
-        let mut bound = Vec::new();
-        for (address, v4_too) in &listener.addresses {
-            let socket = match bind(*address, *v4_too, listener.backlog) {
-                Ok(socket) => socket,
-                Err(error) => {
-                    warn!(listener = %name, %address, %error, "cannot listen");
-                    self.failed = true;
-                    return;
-                }
-            };
-            bound.extend(socket.local_addr());
-            let accepting = Accepting {
-                current: current.clone(),
-                shared: self.shared.clone(),
-                workers: self.workers.clone(),
-                closed: closed.clone(),
-            };
-            control.spawn(accepting.run(socket));
         }
-        info!(listener = %name, addresses = ?bound, "listener open");
-        let open = Open {
-            addresses: listener.addresses.clone(),
-            current,
+        let stats = &self.shared.stats.server;
+        let (current, mut old) = match self.open.remove(name) {
+            Some(open) => {
+                if !Arc::ptr_eq(&open.current.load(), listener) {
+                    stats.listeners_modified.increment();
+                    open.current.store(listener.clone());
+                }
+                (open.current, open.sockets)
+            }
+            None => {
+                stats.listeners_added.increment();
+                (Arc::new(ArcSwap::new(listener.clone())), Vec::new())
+            }
+        };
+        let mut sockets = Vec::new();
+        for address in &listener.binding.addresses {
+            let kept = old.iter().position(|socket| {
+                socket.address == *address && socket.binding.is_like(&listener.binding)
+            });
+            match kept {
+                Some(index) => sockets.push(old.swap_remove(index)),
+                None => match self.listen(address, listener, &current) {
+                    Ok(socket) => sockets.push(socket),
+                    Err(error) => {
+                        warn!(listener = %name, address = %address.at, %error, "cannot listen");
+                        self.shared.stats.server.listeners_failed.increment();
+                        self.failed = true;
+                    }
+                },
+            }
+        }
+        self.open.insert(name.clone(), Open { current, sockets });
+    }
+
+    fn listen(
+        &self,
+        address: &Address,
+        listener: &Arc<Listener>,
+        current: &Arc<ArcSwap<Listener>>,
+    ) -> io::Result<Socket> {
+        let Some((first, _)) = self.workers.first() else {
+            return Err(io::Error::other("there is no worker"));
+        };
+        let socket = bind(address, &listener.binding)?;
+        let bound = socket.local_addr()?;
+        let (close, closed) = watch::channel(());
+        let accepting = Accepting {
+            current: current.clone(),
+            shared: self.shared.clone(),
+            workers: self.workers.clone(),
+            closed,
+        };
+        first.spawn(accepting.run(socket));
+        self.shared.stats.server.listeners_created.increment();
+        info!(listener = %listener.name, address = %bound, "listener open");
+        Ok(Socket {
+            address: address.clone(),
+            binding: listener.binding.clone(),
             bound,
             _close: close,
-        };
-        self.open.insert(name.clone(), open);
+        })
     }
 }
 
-/// Binds a listening socket; `v4_too` takes IPv4 on an IPv6 socket.
-fn bind(address: SocketAddr, v4_too: bool, backlog: u32) -> io::Result<std::net::TcpListener> {
-    let socket = socket2::Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!v4_too)?;
+/// Makes a listening socket.
+fn bind(address: &Address, binding: &Binding) -> io::Result<std::net::TcpListener> {
+    let at = address.at;
+    let socket = socket2::Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+    let options = SockRef::from(&socket);
+    let family = if at.is_ipv6() { Family::V6 } else { Family::V4 };
+    options.set_reuse_address(true)?;
+    if at.is_ipv6() {
+        options.set_only_v6(!address.v4_too)?;
     }
-    socket.bind(&address.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    if binding.transparent {
+        Setting::Transparent(true).set(&options, family)?;
+        if at.is_ipv6() && address.v4_too {
+            Setting::Transparent(true).set(&options, Family::V4)?;
+        }
+    }
+    if binding.freebind {
+        Setting::Freebind(true).set(&options, family)?;
+    }
+    apply(&address.options, Moment::Created, &options, family)?;
+    socket.bind(&at.into())?;
+    apply(&address.options, Moment::Bound, &options, family)?;
+    socket.listen(i32::try_from(binding.backlog).unwrap_or(i32::MAX))?;
+    apply(&address.options, Moment::Listening, &options, family)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -187,7 +239,7 @@ impl Accepting {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
                 // Its sender never sends: it only goes away. Cancel-safe: accept loses no connection.
-                _ = self.closed.changed() => return,
+                _ = self.closed.changed() => return self.finish(socket),
             };
             match accepted {
                 Ok((stream, source)) => self.take(stream, source),
@@ -200,12 +252,26 @@ impl Accepting {
         }
     }
 
+    /// Takes the connections that the kernel has accepted already: closing the socket would reset them.
+    fn finish(&self, socket: TcpListener) {
+        // By the system's own accept: the event loop need not have heard of them yet.
+        let Ok(socket) = socket.into_std() else {
+            return;
+        };
+        while let Ok((stream, source)) = socket.accept() {
+            let stream = (stream.set_nonblocking(true)).and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.take(stream, source);
+            }
+        }
+    }
+
     /// Hands a connection to the worker with the fewest.
-    fn take(&self, stream: tokio::net::TcpStream, source: SocketAddr) {
+    fn take(&self, stream: TcpStream, source: SocketAddr) {
         let listener = self.current.load_full();
         let stats = self.shared.stats.listener(&listener.stat_name);
         stats.connections.increment();
-        let Some(place) = self.shared.enter() else {
+        let Some(place) = self.shared.enter(listener.ignores_limit) else {
             // At the limit: closing at once is the cheapest refusal.
             stats.global_overflow.increment();
             self.shared.stats.server.connections_refused.increment();
@@ -243,7 +309,7 @@ impl Accepting {
         } else if let Ok(stream) = stream.into_std() {
             // A socket belongs to the event loop that watches it: the other worker's.
             handle.spawn(async move {
-                if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
+                if let Ok(stream) = TcpStream::from_std(stream) {
                     task(stream).await;
                 }
             });

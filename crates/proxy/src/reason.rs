@@ -69,6 +69,8 @@ pub enum Reason {
     MaxDuration,
     /// The request did not come whole in time.
     RequestTimeout,
+    /// No PROXY header, or a broken one, where the listener wants one.
+    ProxyProtocol,
 }
 
 /// Who has to act.
@@ -119,7 +121,7 @@ const fn row(
 
 impl Reason {
     /// All of them, in the order of the docs.
-    pub const ALL: [Reason; 32] = [
+    pub const ALL: [Reason; 33] = [
         Reason::RouteNotFound,
         Reason::ClusterNotFound,
         Reason::NoHealthyUpstream,
@@ -152,6 +154,7 @@ impl Reason {
         Reason::PerTryIdleTimeout,
         Reason::MaxDuration,
         Reason::RequestTimeout,
+        Reason::ProxyProtocol,
     ];
 
     /// The table: bodies, flags and details are Envoy's.
@@ -279,6 +282,9 @@ impl Reason {
                 "upstream connect error or disconnect/reset before headers. reset reason: overflow",
                 Upstream,
             ),
+            Reason::ProxyProtocol => {
+                row("proxy_protocol_error", "-", S::BAD_REQUEST, "", Downstream)
+            }
             Reason::ClientGone => row(
                 "downstream_remote_disconnect",
                 "DC",

@@ -1,6 +1,7 @@
 //! The configuration that serves: made from what the xDS machine holds, swapped by one pointer.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -32,6 +33,21 @@ pub struct Builder {
     pub own: Arc<OwnCertificate>,
     /// How many workers there are.
     pub workers: usize,
+}
+
+impl Snapshot {
+    /// The listener that takes a connection another one hands over: by its very address, or else by the port.
+    pub fn handed(&self, destination: SocketAddr) -> Option<&Arc<Listener>> {
+        let fitting = self
+            .listeners
+            .values()
+            .filter(|listener| !listener.binding.bind_to_port);
+        let exact =
+            fitting.filter_map(|listener| Some((listener.binding.takes(destination)?, listener)));
+        exact
+            .max_by_key(|(exactness, _)| *exactness)
+            .map(|(_, listener)| listener)
+    }
 }
 
 impl Builder {
@@ -162,19 +178,9 @@ fn keep_chains(new: &Arc<Listener>, old: Option<&Arc<Listener>>) -> Arc<Listener
         twin.unwrap_or(chain).clone()
     };
     Arc::new(Listener {
-        name: new.name.clone(),
-        stat_name: new.stat_name.clone(),
-        addresses: new.addresses.clone(),
-        backlog: new.backlog,
-        direction: new.direction,
-        original_destination: new.original_destination,
-        tls_inspector: new.tls_inspector.clone(),
-        http_inspector: new.http_inspector.clone(),
-        inspection_timeout: new.inspection_timeout,
-        continue_on_timeout: new.continue_on_timeout,
-        table: new.table.clone(),
         chains: new.chains.iter().map(keep).collect(),
         default_chain: new.default_chain.as_ref().map(keep),
+        ..Listener::clone(new)
     })
 }
 

@@ -80,9 +80,10 @@ impl Shared {
         }
     }
 
-    /// Takes a place for a connection, if there is one.
-    pub fn enter(self: &Arc<Self>) -> Option<Place> {
-        if self.connections.fetch_add(1, Ordering::Relaxed) >= self.connection_limit {
+    /// Takes a place for a connection, if there is one; `beyond` takes it in any case.
+    pub fn enter(self: &Arc<Self>, beyond: bool) -> Option<Place> {
+        let open = self.connections.fetch_add(1, Ordering::Relaxed);
+        if open >= self.connection_limit && !beyond {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return None;
         }

@@ -1,17 +1,16 @@
 //! Listeners and filter chains from protobuf.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, TrafficDirection, TransportSocket, transport_socket,
+    self as core, TrafficDirection, TransportSocket, transport_socket,
 };
 use envoy_types::pb::envoy::config::listener::v3 as pb;
 use envoy_types::pb::envoy::extensions::filters::listener::{
     http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst,
-    tls_inspector::v3::TlsInspector,
+    proxy_protocol::v3::ProxyProtocol, tls_inspector::v3::TlsInspector,
 };
 use envoy_types::pb::envoy::extensions::filters::network::{
     http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac,
@@ -19,6 +18,7 @@ use envoy_types::pb::envoy::extensions::filters::network::{
 };
 use envoy_types::pb::envoy::r#type::v3::hash_policy::PolicySpecifier;
 use envoy_types::pb::google::protobuf::Any;
+use socket2::TcpKeepalive;
 use tokio::sync::watch;
 
 use super::matching::range;
@@ -28,12 +28,18 @@ use super::{
 };
 use crate::chain::{ChainMatch, ChainTable, SourceKind};
 use crate::http::filters::overrides::Overrides;
-use crate::listener::{Chain, Direction, Listener, NetworkFilter, Predicate, TcpProxy, Terminal};
+use crate::listener::{
+    Address, Binding, Chain, Direction, Listener, NetworkFilter, Predicate, TcpProxy, Terminal,
+};
+use crate::proxy_protocol::Accepts;
 use crate::route::{Edits, Lot, Target, WeightedCluster};
+use crate::socket_options::{Moment, Setting, SocketOption, Value};
 use crate::tls::DownstreamTls;
 
-/// Envoy waits 15 s for inspectors; so long a wait makes server-first protocols unusable, 200 ms do not.
+/// Envoy waits 15 s for inspectors; so long a wait makes server-first protocols unusable, 200 ms do not …
 const INSPECTION_TIMEOUT: Duration = Duration::from_millis(200);
+/// … but where the connection would be closed for it, slow clients get Envoy's time.
+const FATAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Envoy's default of the TCP proxy's idle timeout.
 const TCP_IDLE: Duration = Duration::from_secs(3600);
 /// For a TLS handshake where the chain sets none.
@@ -42,12 +48,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const BACKLOG: u32 = 4096;
 
 pub(super) fn listener(message: pb::Listener, context: &mut Context) -> Checked<Listener> {
-    let mut addresses = vec![address(message.address.as_ref()).at("address")?];
-    addresses.extend(each(
-        "additional_addresses",
-        &message.additional_addresses,
-        |additional| address(additional.address.as_ref()).at("address"),
-    )?);
+    let binding = binding(&message)?;
     let matches = each("filter_chains", &message.filter_chains, |chain| {
         chain_match(chain.filter_chain_match.as_ref()).at("filter_chain_match")
     })?;
@@ -65,16 +66,23 @@ pub(super) fn listener(message: pb::Listener, context: &mut Context) -> Checked<
     }
     let mut listener = Listener {
         name: message.name.as_str().into(),
-        stat_name: stat_name(&message, &addresses),
-        addresses,
-        backlog: message.tcp_backlog_size.map_or(BACKLOG, |size| size.value),
+        stat_name: stat_name(&message, &binding.addresses),
+        binding: Arc::new(binding),
+        hands_over: flag(message.use_original_dst.as_ref(), false),
+        ignores_limit: message.ignore_global_conn_limit,
+        keepalive: message.tcp_keepalive.as_ref().map(keepalive),
+        proxy_protocol: None,
         direction,
         original_destination: flag(message.use_original_dst.as_ref(), false),
         tls_inspector: None,
         http_inspector: None,
         inspection_timeout: limit(
             message.listener_filters_timeout.as_ref(),
-            Some(INSPECTION_TIMEOUT),
+            Some(if message.continue_on_listener_filters_timeout {
+                INSPECTION_TIMEOUT
+            } else {
+                FATAL_TIMEOUT
+            }),
         )
         .at("listener_filters_timeout")?
         .unwrap_or(Duration::from_secs(3600)),
@@ -93,20 +101,93 @@ pub(super) fn listener(message: pb::Listener, context: &mut Context) -> Checked<
     each("listener_filters", &message.listener_filters, |filter| {
         listener_filter(filter, &mut listener)
     })?;
+    if uses_proxy_protocol(&message)? && listener.proxy_protocol.is_none() {
+        listener.proxy_protocol = Some(accepts(&ProxyProtocol::default())?);
+    }
     Ok(listener)
 }
 
 /// Envoy's: the first address, its colons as underscores.
-fn stat_name(message: &pb::Listener, addresses: &[(SocketAddr, bool)]) -> Arc<str> {
+fn stat_name(message: &pb::Listener, addresses: &[Address]) -> Arc<str> {
     match (message.stat_prefix.as_str(), addresses.first()) {
-        ("", Some((address, _))) => address.to_string().replace(':', "_").into(),
+        ("", Some(address)) => address.at.to_string().replace(':', "_").into(),
         (prefix, _) => prefix.into(),
     }
 }
 
-fn address(message: Option<&Address>) -> Checked<(SocketAddr, bool)> {
+fn binding(message: &pb::Listener) -> Checked<Binding> {
+    let options = options(&message.socket_options).at("socket_options")?;
+    let mut addresses = vec![address(message.address.as_ref(), options.clone()).at("address")?];
+    addresses.extend(each(
+        "additional_addresses",
+        &message.additional_addresses,
+        |additional| {
+            let options = match &additional.socket_options {
+                Some(own) => {
+                    self::options(&own.socket_options).at("socket_options.socket_options")?
+                }
+                None => options.clone(),
+            };
+            address(additional.address.as_ref(), options).at("address")
+        },
+    )?);
+    Ok(Binding {
+        addresses,
+        backlog: message.tcp_backlog_size.map_or(BACKLOG, |size| size.value),
+        transparent: flag(message.transparent.as_ref(), false),
+        freebind: flag(message.freebind.as_ref(), false),
+        bind_to_port: flag(message.bind_to_port.as_ref(), true),
+    })
+}
+
+fn address(message: Option<&core::Address>, options: Vec<SocketOption>) -> Checked<Address> {
     let socket = socket_address(message)?;
-    Ok((ip_address(socket).at("socket_address")?, socket.ipv4_compat))
+    Ok(Address {
+        at: ip_address(socket).at("socket_address")?,
+        v4_too: socket.ipv4_compat,
+        options,
+    })
+}
+
+/// Socket options, of listeners and of clusters.
+pub(super) fn options(list: &[core::SocketOption]) -> Checked<Vec<SocketOption>> {
+    use core::socket_option::{SocketState, Value as Given};
+    let all = list.iter().enumerate().map(|(index, option)| {
+        let value = match &option.value {
+            Some(Given::IntValue(number)) => Value::Number(*number),
+            Some(Given::BufValue(bytes)) => Value::Bytes(bytes.clone()),
+            None => return refuse("a value is needed").at(format_args!("[{index}]")),
+        };
+        let moment = match SocketState::try_from(option.state) {
+            Ok(SocketState::StatePrebind) => Moment::Created,
+            Ok(SocketState::StateBound) => Moment::Bound,
+            Ok(SocketState::StateListening) => Moment::Listening,
+            Err(_) => return refuse("an unknown state").at(format_args!("[{index}].state")),
+        };
+        match Setting::of(option.level, option.name, &value) {
+            Some(setting) => Ok(SocketOption { moment, setting }),
+            None => refuse(format!(
+                "option {} of level {} is not one that is supported",
+                option.name, option.level
+            ))
+            .at(format_args!("[{index}]")),
+        }
+    });
+    all.collect()
+}
+
+fn keepalive(message: &core::TcpKeepalive) -> TcpKeepalive {
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(count) = &message.keepalive_probes {
+        keepalive = keepalive.with_retries(count.value);
+    }
+    if let Some(seconds) = &message.keepalive_time {
+        keepalive = keepalive.with_time(Duration::from_secs(seconds.value.into()));
+    }
+    if let Some(seconds) = &message.keepalive_interval {
+        keepalive = keepalive.with_interval(Duration::from_secs(seconds.value.into()));
+    }
+    keepalive
 }
 
 fn listener_filter(message: &pb::ListenerFilter, listener: &mut Listener) -> Checked<()> {
@@ -119,6 +200,12 @@ fn listener_filter(message: &pb::ListenerFilter, listener: &mut Listener) -> Che
     };
     if extension::<OriginalDst>(any).is_some() {
         listener.original_destination = true;
+    } else if let Some(proxy) = extension::<ProxyProtocol>(any) {
+        if disabled != Predicate::Never {
+            return refuse("the PROXY protocol tells the port: it cannot depend on it")
+                .at("filter_disabled");
+        }
+        listener.proxy_protocol = Some(accepts(&proxy?).at("typed_config")?);
     } else if extension::<TlsInspector>(any).is_some() {
         listener.tls_inspector = Some(disabled);
     } else if extension::<HttpInspector>(any).is_some() {
@@ -127,6 +214,39 @@ fn listener_filter(message: &pb::ListenerFilter, listener: &mut Listener) -> Che
         return refuse(format!("{:?} is not supported", any.type_url)).at("typed_config");
     }
     Ok(())
+}
+
+/// The old way to ask for the PROXY protocol, which Envoy reads off the first chain.
+#[allow(deprecated)]
+fn uses_proxy_protocol(message: &pb::Listener) -> Checked<bool> {
+    let asks = |chain: &pb::FilterChain| flag(chain.use_proxy_proto.as_ref(), false);
+    let first = message.filter_chains.first().is_some_and(asks);
+    match message
+        .filter_chains
+        .iter()
+        .position(|chain| asks(chain) != first)
+    {
+        None => Ok(first),
+        Some(index) => refuse("must be the same in every chain")
+            .at(format_args!("filter_chains[{index}].use_proxy_proto")),
+    }
+}
+
+fn accepts(message: &ProxyProtocol) -> Checked<Accepts> {
+    use core::proxy_protocol_config::Version;
+    let mut accepts = Accepts {
+        v1: true,
+        v2: true,
+        nothing: message.allow_requests_without_proxy_protocol,
+    };
+    for version in &message.disallowed_versions {
+        match Version::try_from(*version) {
+            Ok(Version::V1) => accepts.v1 = false,
+            Ok(Version::V2) => accepts.v2 = false,
+            Err(_) => return refuse("an unknown version").at("disallowed_versions"),
+        }
+    }
+    Ok(accepts)
 }
 
 fn predicate(message: &pb::ListenerFilterChainMatchPredicate) -> Checked<Predicate> {

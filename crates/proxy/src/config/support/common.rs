@@ -37,6 +37,17 @@ message!(SOCKET_ADDRESS, "envoy.config.core.v3.SocketAddress", {
     7 network_namespace_filepath: refuse,
 });
 
+message!(SOCKET_OPTION, "envoy.config.core.v3.SocketOption", {
+    1 description: ignore "for readers",
+    2 level: take,
+    3 name: take,
+    4 int_value: take,
+    5 buf_value: take,
+    6 state: take,
+    7 type: zero "TCP sockets only",
+    8 ip_version: zero "set on sockets of either family",
+});
+
 message!(CIDR_RANGE, "envoy.config.core.v3.CidrRange", {
     1 address_prefix: take,
     2 prefix_len: take,

@@ -1,6 +1,6 @@
 //! Listeners, filter chains and the network filters without HTTP.
 
-use super::common::{ADDRESS, CIDR_RANGE};
+use super::common::{ADDRESS, CIDR_RANGE, SOCKET_OPTION};
 use super::http::{HTTP_CONNECTION_MANAGER, NETWORK_RBAC};
 use super::message;
 use super::tls::DOWNSTREAM_SOCKET;
@@ -15,10 +15,10 @@ message!(LISTENER, "envoy.config.listener.v3.Listener", {
     7 deprecated_v1: refuse,
     8 drain_type: ignore "a changed chain always drains",
     9 listener_filters: each LISTENER_FILTER,
-    10 transparent: zero "TPROXY is not supported",
-    11 freebind: ignore "binds are retried",
+    10 transparent: take,
+    11 freebind: take,
     12 tcp_fast_open_queue_length: ignore "an optimisation",
-    13 socket_options: refuse,
+    13 socket_options: each SOCKET_OPTION,
     15 listener_filters_timeout: take,
     16 traffic_direction: take,
     17 continue_on_listener_filters_timeout: take,
@@ -29,32 +29,45 @@ message!(LISTENER, "envoy.config.listener.v3.Listener", {
     22 access_log: ignore "one JSON line per refused connection on standard output",
     24 tcp_backlog_size: take,
     25 default_filter_chain: into FILTER_CHAIN,
-    26 bind_to_port: zero "only true is supported",
+    26 bind_to_port: take,
     27 internal_listener: refuse,
     28 stat_prefix: take,
     29 enable_reuse_port: ignore "one acceptor",
     30 enable_mptcp: refuse,
-    31 ignore_global_conn_limit: zero "the global limit holds",
+    31 ignore_global_conn_limit: take,
     32 filter_chain_matcher: refuse,
     33 additional_addresses: each ADDITIONAL_ADDRESS,
     34 max_connections_to_accept_per_socket_event: ignore "an optimisation",
     35 bypass_overload_manager: refuse,
     36 fcds_config: refuse,
-    37 tcp_keepalive: ignore "keep-alive is always on",
+    37 tcp_keepalive: take,
     38 per_connection_buffer_high_watermark_timeout: refuse,
     39 stats_matcher: refuse,
 });
 
 message!(ADDITIONAL_ADDRESS, "envoy.config.listener.v3.AdditionalAddress", {
     1 address: into ADDRESS,
-    2 socket_options: refuse,
+    2 socket_options: into SOCKET_OPTIONS_OVERRIDE,
     3 tcp_keepalive: refuse,
+});
+
+message!(SOCKET_OPTIONS_OVERRIDE, "envoy.config.core.v3.SocketOptionsOverride", {
+    1 socket_options: each SOCKET_OPTION,
+});
+
+message!(PROXY_PROTOCOL, "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol", {
+    1 rules: ignore "TLVs are checked, and nothing reads them",
+    2 allow_requests_without_proxy_protocol: take,
+    3 pass_through_tlvs: ignore "TLVs are checked, and nothing reads them",
+    4 disallowed_versions: take,
+    5 stat_prefix: ignore "no statistics of its own",
+    6 tlv_location: ignore "TLVs are checked, and nothing reads them",
 });
 
 message!(FILTER_CHAIN, "envoy.config.listener.v3.FilterChain", {
     1 filter_chain_match: into FILTER_CHAIN_MATCH,
     3 filters: each FILTER,
-    4 use_proxy_proto: zero "PROXY protocol is not supported",
+    4 use_proxy_proto: take,
     5 metadata: ignore "kept as provenance",
     6 transport_socket: into DOWNSTREAM_SOCKET,
     7 name: take,
@@ -83,7 +96,7 @@ message!(FILTER, "envoy.config.listener.v3.Filter", {
 
 message!(LISTENER_FILTER, "envoy.config.listener.v3.ListenerFilter", {
     1 name: take,
-    3 typed_config: any ORIGINAL_DST TLS_INSPECTOR HTTP_INSPECTOR,
+    3 typed_config: any ORIGINAL_DST PROXY_PROTOCOL TLS_INSPECTOR HTTP_INSPECTOR,
     4 filter_disabled: into PREDICATE,
     5 config_discovery: refuse,
 });

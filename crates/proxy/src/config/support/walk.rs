@@ -233,8 +233,9 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 #[cfg(test)]
 mod tests {
     use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+    use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address};
     use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
-    use envoy_types::pb::google::protobuf::{Any, BoolValue};
+    use envoy_types::pb::google::protobuf::Any;
     use prost::Message;
     use xds::client::Kind;
 
@@ -268,17 +269,24 @@ mod tests {
 
     #[test]
     fn a_default_value_is_not_refused_and_another_is() {
-        let with = |value| {
+        let with = |protocol: i32| {
+            let socket = SocketAddress {
+                protocol,
+                ..Default::default()
+            };
+            let address = Address {
+                address: Some(address::Address::SocketAddress(socket)),
+            };
             Listener {
-                transparent: Some(BoolValue { value }),
+                address: Some(address),
                 ..Default::default()
             }
             .encode_to_vec()
         };
-        assert!(check(Kind::Listener, &with(false)).is_ok());
+        assert!(check(Kind::Listener, &with(0)).is_ok());
         assert_eq!(
-            check(Kind::Listener, &with(true)).unwrap_err().path,
-            "transparent"
+            check(Kind::Listener, &with(1)).unwrap_err().path,
+            "address.socket_address.protocol"
         );
     }
 
