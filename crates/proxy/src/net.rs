@@ -10,13 +10,22 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Probes after a minute of silence find peers that vanished; Linux' own two hours keep them for ever.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Bytes that a TLS stream is given ahead of what it asks for: rustls asks for 4 KiB at a time, a quarter of a record.
 const AHEAD: usize = 64 << 10;
+
+/// How connections are opened.
+#[derive(Debug, Clone, Default)]
+pub struct SocketOptions {
+    /// The address they come from; a port of 0 is any.
+    pub source: Option<SocketAddr>,
+    /// Other keep-alive times than the proxy's own.
+    pub keepalive: Option<TcpKeepalive>,
+}
 
 /// A connection with bytes that were taken from it put back in front.
 #[derive(Debug)]
@@ -108,8 +117,25 @@ impl Socket {
     }
 
     /// Connects.
-    pub async fn connect(address: SocketAddr) -> io::Result<Socket> {
-        TcpStream::connect(address).await.map(Socket::new)
+    pub async fn connect(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+        let tcp = match options.source {
+            None => TcpStream::connect(address).await?,
+            Some(source) => {
+                let socket = if address.is_ipv4() {
+                    TcpSocket::new_v4()?
+                } else {
+                    TcpSocket::new_v6()?
+                };
+                socket.set_reuseaddr(true)?;
+                socket.bind(source)?;
+                socket.connect(address).await?
+            }
+        };
+        let socket = Socket::new(tcp);
+        if let Some(keepalive) = &options.keepalive {
+            let _ = SockRef::from(&socket.inner).set_tcp_keepalive(keepalive);
+        }
+        Ok(socket)
     }
 
     /// Makes the close a reset instead of an orderly end.

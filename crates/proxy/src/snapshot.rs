@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tracing::warn;
 use xds::client::{Kind, Machine};
 
-use crate::cluster::{Cluster, Discovery};
+use crate::cluster::{Cluster, ClusterConfig, Discovery};
 use crate::config::{Resource, Value};
 use crate::listener::{Chain, Listener};
 use crate::route::RouteTable;
@@ -62,7 +62,7 @@ impl Builder {
                     .filter(|cluster| Arc::ptr_eq(&cluster.config, config));
                 let cluster = kept
                     .cloned()
-                    .unwrap_or_else(|| Arc::new(Cluster::new(config.clone(), self.workers)));
+                    .unwrap_or_else(|| self.cluster(config, old.clusters.get(name)));
                 self.assign(machine, &cluster);
                 self.secure(machine, &cluster);
                 next.clusters.insert(name.clone(), cluster);
@@ -91,6 +91,15 @@ impl Builder {
             }
         }
         next
+    }
+
+    /// A new cluster, which knows what an older one of its name knew.
+    fn cluster(&self, config: &Arc<ClusterConfig>, old: Option<&Arc<Cluster>>) -> Arc<Cluster> {
+        let cluster = Cluster::new(config.clone(), self.workers);
+        if let Some(old) = old {
+            cluster.inherit(old);
+        }
+        Arc::new(cluster)
     }
 
     fn assign(&self, machine: &Machine<Resource>, cluster: &Cluster) {

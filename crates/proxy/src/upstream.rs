@@ -1,6 +1,7 @@
 //! Connections to endpoints: TCP, then TLS where the cluster wants it, within one deadline.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -8,7 +9,9 @@ use std::time::Instant;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::cluster::{Chosen, Cluster, ConnectionSlot, Discovery, Endpoint, Outcome, Overflow};
+use crate::cluster::{
+    Chosen, Cluster, ConnectionSlot, Discovery, EndpointConfig, Outcome, Overflow,
+};
 use crate::net::{Socket, Stream};
 use crate::reason::Reason;
 use crate::stats::ClusterStats;
@@ -97,7 +100,12 @@ pub async fn connect(chosen: &Chosen, needed: bool) -> Result<(Stream, Connected
     stats.connections.increment();
     let begun = Instant::now();
     endpoint.stats.connections.increment();
-    let opened = match timeout(limit, open(cluster, endpoint)).await {
+    let opened = match timeout(
+        limit,
+        open(cluster, &endpoint.config, endpoint.config.address),
+    )
+    .await
+    {
         Ok(opened) => opened,
         Err(_) => {
             stats.connect_timeouts.increment();
@@ -124,13 +132,18 @@ pub async fn connect(chosen: &Chosen, needed: bool) -> Result<(Stream, Connected
     }
 }
 
-async fn open(cluster: &Cluster, endpoint: &Endpoint) -> Result<Stream, ConnectError> {
+/// Opens a connection for an endpoint, at its own or another address, without a limit of time.
+pub async fn open(
+    cluster: &Cluster,
+    endpoint: &EndpointConfig,
+    address: SocketAddr,
+) -> Result<Stream, ConnectError> {
     // Decide on TLS first: without its secrets nothing may leave in plain text.
     let tls = match cluster.config.tls {
         Some(_) => Some(cluster.tls.load_full().ok_or(ConnectError::Secrets)?),
         None => None,
     };
-    let socket = Socket::connect(endpoint.config.address)
+    let socket = Socket::connect(address, &cluster.config.socket)
         .await
         .map_err(ConnectError::Tcp)?;
     match tls {
@@ -138,7 +151,7 @@ async fn open(cluster: &Cluster, endpoint: &Endpoint) -> Result<Stream, ConnectE
         Some(tls) => {
             let connector = TlsConnector::from(tls.config.clone());
             let stream = connector
-                .connect(tls.name(&endpoint.config.hostname), socket.reading_ahead())
+                .connect(tls.name(&endpoint.hostname), socket.reading_ahead())
                 .await
                 .map_err(ConnectError::Tls)?;
             if is_outlived(stream.get_ref().1) {

@@ -11,6 +11,8 @@ mod support;
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use support::peers::{echo, get, raw};
 use support::{
@@ -194,4 +196,174 @@ async fn names_are_looked_up_and_weights_and_priorities_of_endpoints_count() {
         }
     }
     assert_eq!(ones, 10);
+}
+
+fn health_check(checker: core::health_check::HealthChecker) -> core::HealthCheck {
+    core::HealthCheck {
+        timeout: Some(milliseconds(900)),
+        interval: Some(milliseconds(20)),
+        no_traffic_interval: Some(milliseconds(20)),
+        unhealthy_threshold: number(2),
+        healthy_threshold: number(1),
+        health_checker: Some(checker),
+        ..Default::default()
+    }
+}
+
+fn checked(
+    checker: core::health_check::HealthChecker,
+    at: &[SocketAddr],
+    http: Http,
+) -> cluster::Cluster {
+    cluster::Cluster {
+        health_checks: vec![health_check(checker)],
+        ..static_cluster("c", at, http)
+    }
+}
+
+fn flags(proxy: &Proxy) -> Vec<String> {
+    let snapshot = proxy.shared.snapshot.load();
+    let view = snapshot.clusters["c"].endpoints.load();
+    view.all.iter().map(|m| m.endpoint.health_flags()).collect()
+}
+
+#[tokio::test]
+async fn http_checks_tell_the_healthy_endpoint_from_the_others() {
+    let (good, bad) = (answering(200, "good").await, answering(503, "bad").await);
+    let closed: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let probe = core::health_check::HttpHealthCheck {
+        path: "/healthz".into(),
+        ..Default::default()
+    };
+    let checker = core::health_check::HealthChecker::HttpHealthCheck(probe);
+    let mut config = checked(checker, &[good, bad, closed], Http::One);
+    config.common_lb_config = Some(cluster::cluster::CommonLbConfig {
+        healthy_panic_threshold: Some(Percent { value: 0.0 }),
+        ..Default::default()
+    });
+    let (proxy, at) = http_proxy(&config);
+    for _ in 0..6 {
+        let answer = get(at, "/", "").await;
+        assert!(
+            answer.ends_with("good"),
+            "the first request waits for the first checks: {answer}"
+        );
+    }
+    let failed = "/failed_active_hc";
+    eventually("all are checked", async || {
+        flags(&proxy) == ["healthy", failed, failed]
+    })
+    .await;
+    // The endpoints change: the new one is checked, too.
+    let other = answering(200, "other").await;
+    config.load_assignment = Some(support::assignment("c", &[other, bad]));
+    let mut proxy = proxy;
+    proxy.push(Kind::Cluster, vec![("c", any(&config))], &[]);
+    assert!(get(at, "/", "").await.ends_with("other"));
+}
+
+#[tokio::test]
+async fn tcp_checks_speak_and_listen_and_an_endpoint_that_dies_is_left_out() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let serving = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = server.accept().await.unwrap();
+            let mut stopped = stopped.clone();
+            tokio::spawn(async move {
+                let mut word = [0; 4];
+                let answering = async {
+                    while stream.read_exact(&mut word).await.is_ok() {
+                        let _ = stream.write_all(b"+PONG\r\n").await;
+                    }
+                };
+                tokio::select! { () = answering => {}, _ = stopped.changed() => {} }
+            });
+        }
+    });
+    let payload = |text: &str| core::health_check::Payload {
+        payload: Some(core::health_check::payload::Payload::Text(text.into())),
+    };
+    let probe = core::health_check::TcpHealthCheck {
+        send: Some(payload("50494e47")),
+        receive: vec![payload("504f4e47")],
+        ..Default::default()
+    };
+    let checker = core::health_check::HealthChecker::TcpHealthCheck(probe);
+    let mut proxy = Proxy::new(None);
+    let config = checked(checker, &[address], Http::One);
+    proxy.push(Kind::Cluster, vec![("c", any(&config))], &[]);
+    eventually("it is healthy", async || flags(&proxy) == ["healthy"]).await;
+    serving.abort();
+    stop.send_replace(true);
+    eventually("it failed", async || flags(&proxy) == ["/failed_active_hc"]).await;
+    let back = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = back.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut word = [0; 4];
+                while stream.read_exact(&mut word).await.is_ok() {
+                    let _ = stream.write_all(b"PONG").await;
+                }
+            });
+        }
+    });
+    eventually("it is back", async || flags(&proxy) == ["healthy"]).await;
+}
+
+#[tokio::test]
+async fn grpc_checks_ask_for_the_service() {
+    let at = health_service().await;
+    for (service, expected) in [("shop", "healthy"), ("bar", "/failed_active_hc")] {
+        let probe = core::health_check::GrpcHealthCheck {
+            service_name: service.into(),
+            ..Default::default()
+        };
+        let checker = core::health_check::HealthChecker::GrpcHealthCheck(probe);
+        let mut proxy = Proxy::new(None);
+        proxy.push(
+            Kind::Cluster,
+            vec![("c", any(&checked(checker, &[at], Http::Two)))],
+            &[],
+        );
+        eventually(service, async || flags(&proxy) == [expected]).await;
+    }
+}
+
+/// `grpc.health.v1.Health`: the shop serves, nothing else does.
+async fn health_service() -> SocketAddr {
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::Frame;
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let answer = async |request: hyper::Request<hyper::body::Incoming>| {
+        assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+        let asked = request.into_body().collect().await.unwrap().to_bytes();
+        let status = if asked.ends_with(b"shop") { 1 } else { 2 };
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        let frames: [Result<_, std::convert::Infallible>; 2] = [
+            Ok(Frame::data(bytes::Bytes::from(vec![
+                0, 0, 0, 0, 2, 8, status,
+            ]))),
+            Ok(Frame::trailers(trailers)),
+        ];
+        let body = StreamBody::new(futures::stream::iter(frames));
+        Ok::<_, std::convert::Infallible>(hyper::Response::new(body))
+    };
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = server.accept().await.unwrap();
+            tokio::spawn(
+                hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+                    .serve_connection(
+                        hyper_util::rt::TokioIo::new(stream),
+                        hyper::service::service_fn(answer),
+                    ),
+            );
+        }
+    });
+    address
 }

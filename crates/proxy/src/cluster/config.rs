@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::Thresholds;
+use super::check::HealthCheck;
 use crate::listener::H2;
+use crate::net::SocketOptions;
 use crate::tls::UpstreamTls;
 
 /// Envoy's default overprovisioning factor, in percent.
@@ -28,8 +30,12 @@ pub struct ClusterConfig {
     pub tls: Option<UpstreamTls>,
     /// Which HTTP it is spoken to with.
     pub http: UpstreamHttp,
-    /// An idle connection is closed after this.
+    /// An idle connection is closed after this; the longest time there is: never.
     pub idle_timeout: Duration,
+    /// A connection takes no more requests after this.
+    pub max_connection_duration: Option<Duration>,
+    /// How connections are opened.
+    pub socket: SocketOptions,
     /// Requests on one connection before it is left.
     pub max_requests_per_connection: Option<u64>,
     /// Limits on its load.
@@ -38,6 +44,12 @@ pub struct ClusterConfig {
     pub cleanup_interval: Duration,
     /// Ejection of endpoints that fail.
     pub outliers: Option<lb::outlier::Settings>,
+    /// Active health checks.
+    pub check: Option<Arc<HealthCheck>>,
+    /// Connections to an endpoint are closed when its checks fail.
+    pub close_on_health_failure: bool,
+    /// An endpoint that leaves the configuration is let go even if its checks pass.
+    pub ignore_health_on_removal: bool,
 }
 
 /// Where a cluster's endpoints come from.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use lb::outlier::Monitor;
+use tokio::sync::Notify;
 
 use super::config::{EndpointConfig, Reported};
 use crate::http::pool::Pools;
@@ -26,6 +27,9 @@ pub struct Endpoint {
     /// What outlier detection counts.
     pub monitor: Monitor,
     flags: AtomicU8,
+    /// Grows when connections opened so far are to be closed.
+    epoch: AtomicU32,
+    closing: Notify,
 }
 
 /// Counters of an endpoint.
@@ -112,6 +116,8 @@ impl Endpoint {
             stats: EndpointStats::default(),
             monitor: Monitor::default(),
             flags: AtomicU8::new(0),
+            epoch: AtomicU32::new(0),
+            closing: Notify::new(),
         }
     }
 
@@ -136,6 +142,30 @@ impl Endpoint {
     /// Whether it left the configuration: idle connections to it are to be closed.
     pub fn is_removed(&self) -> bool {
         self.has(Flag::Removed)
+    }
+
+    /// Has its connections closed: its health failed.
+    pub(super) fn close_connections(&self) {
+        self.epoch.fetch_add(1, Ordering::Release);
+        self.closing.notify_waiters();
+    }
+
+    /// Changes when connections opened so far are to be closed.
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Completes when connections opened in this epoch are to be closed.
+    pub async fn closing(&self, opened: u32) {
+        loop {
+            // Listen first, look then: what is told in between is not missed.
+            let mut told = std::pin::pin!(self.closing.notified());
+            told.as_mut().enable();
+            if self.epoch() != opened {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// Notes something; yields whether it was otherwise before.

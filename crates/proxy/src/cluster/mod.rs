@@ -1,6 +1,7 @@
 //! Clusters: their configuration, their endpoints, the choice of one, and the judgement of those that fail.
 
 mod breaker;
+mod check;
 mod choice;
 mod config;
 mod endpoint;
@@ -27,6 +28,7 @@ pub use breaker::{
     Breaker, Breakers, ConnectionSlot, Limits, Overflow, Pending, Retry, RetryLimit,
     RoutingPriority, Thresholds,
 };
+pub use check::{GrpcProbe, HealthCheck, HttpProbe, Payload, Probe};
 pub use choice::{ChoiceContext, Chosen, NoEndpoint, Outcome};
 pub use config::{
     Assignment, Balance, CheckTarget, ClusterConfig, Contest, Discovery, Dns, DnsHost,
@@ -75,6 +77,8 @@ pub struct Cluster {
 struct State {
     assignment: Arc<Assignment>,
     members: Vec<Member>,
+    /// Endpoints an older cluster of the same name knew, and whether their checks failed.
+    inherited: HashMap<SocketAddr, bool>,
 }
 
 impl Cluster {
@@ -102,18 +106,45 @@ impl Cluster {
         let mut state = self.state.lock();
         if state.assignment != assignment {
             let old = std::mem::take(&mut state.members);
-            state.members = self.members(&assignment, old);
+            state.members = self.members(&assignment, old, &state.inherited);
+            state.inherited = HashMap::new();
             state.assignment = assignment;
             self.balance.membership_change.increment();
             self.publish(&state);
             self.changed.notify_one();
         }
+        let is_settled = check::is_checked(&state);
         drop(state);
-        self.settle();
+        if is_settled {
+            self.settle();
+        }
+    }
+
+    /// Takes over what an older cluster of the same name knows of endpoints: a change of settings is no reason to
+    /// wait for checks anew.
+    pub fn inherit(&self, old: &Cluster) {
+        if old.config.check.is_some() && self.config.check.is_some() {
+            let view = old.endpoints.load();
+            let checked = view.all.iter().map(|member| &member.endpoint);
+            let known = checked.filter(|endpoint| !endpoint.has(Flag::PendingActiveCheck));
+            self.state.lock().inherited = known
+                .map(|endpoint| {
+                    (
+                        endpoint.config.address,
+                        endpoint.has(Flag::FailedActiveCheck),
+                    )
+                })
+                .collect();
+        }
     }
 
     /// The members of an assignment; what is left of `old` is let go.
-    fn members(&self, assignment: &Assignment, old: Vec<Member>) -> Vec<Member> {
+    fn members(
+        &self,
+        assignment: &Assignment,
+        old: Vec<Member>,
+        inherited: &HashMap<SocketAddr, bool>,
+    ) -> Vec<Member> {
         let mut left: HashMap<SocketAddr, Vec<Member>> = HashMap::new();
         for member in old {
             left.entry(member.config.address).or_default().push(member);
@@ -124,26 +155,39 @@ impl Cluster {
                 let index = candidates.iter().position(|m| m.config.is_same(config))?;
                 Some(candidates.swap_remove(index))
             });
+            let failed = inherited.get(&config.address).copied();
             let member = match twin {
                 Some(member) => Member {
                     config: config.clone(),
                     ..member
                 },
-                None => self.newcomer(config),
+                None => self.newcomer(config, failed),
             };
             member.endpoint.reported(config.health);
             member.endpoint.set(Flag::PendingRemoval, false);
             members.push(member);
         }
         for member in left.into_values().flatten() {
-            member.endpoint.set(Flag::Removed, true);
+            if self.outstays(&member.endpoint) {
+                member.endpoint.set(Flag::PendingRemoval, true);
+                members.push(member);
+            } else {
+                member.endpoint.set(Flag::Removed, true);
+            }
         }
         members
     }
 
-    fn newcomer(&self, config: &EndpointConfig) -> Member {
+    /// A new endpoint. Where health is checked it is unhealthy until the first check, unless an older cluster knew it:
+    /// `failed` tells its health.
+    fn newcomer(&self, config: &EndpointConfig, failed: Option<bool>) -> Member {
+        let endpoint = Endpoint::new(config.clone(), self.workers);
+        if self.config.check.is_some() && !config.check.disabled {
+            endpoint.set(Flag::PendingActiveCheck, failed.is_none());
+            endpoint.set(Flag::FailedActiveCheck, failed.unwrap_or(true));
+        }
         Member {
-            endpoint: Arc::new(Endpoint::new(config.clone(), self.workers)),
+            endpoint: Arc::new(endpoint),
             config: config.clone(),
             ejection: lb::outlier::Ejection::default(),
         }
@@ -205,6 +249,11 @@ pub(crate) mod testing {
             thresholds: Thresholds::default(),
             cleanup_interval: Duration::from_secs(5),
             outliers: None,
+            max_connection_duration: None,
+            socket: Default::default(),
+            check: None,
+            close_on_health_failure: false,
+            ignore_health_on_removal: false,
         }
     }
 

@@ -8,7 +8,7 @@ use hickory_resolver::TokioResolver;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::{Cluster, Discovery};
+use super::{Cluster, Discovery, check};
 use crate::dns;
 use crate::snapshot::Snapshot;
 use crate::worker::roll;
@@ -69,6 +69,9 @@ impl Upkeep {
         }
         if let Some(outliers) = &cluster.config.outliers {
             handles.push(tokio::spawn(sweep(cluster.clone(), outliers.interval)));
+        }
+        if let Some(check) = &cluster.config.check {
+            handles.push(tokio::spawn(check::watch(cluster.clone(), check.clone())));
         }
         handles
     }

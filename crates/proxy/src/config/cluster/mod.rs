@@ -1,10 +1,13 @@
 //! Clusters and endpoints from protobuf.
 
 mod breaker;
+mod check;
 mod discovery;
 mod outlier;
 mod policy;
+mod socket;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
@@ -63,7 +66,13 @@ pub(super) fn cluster(message: pb::Cluster, context: &mut Context) -> Checked<Cl
             Some(IDLE),
         )
         .at("common_http_protocol_options.idle_timeout")?
-        .unwrap_or(IDLE),
+        .unwrap_or(Duration::MAX),
+        max_connection_duration: limit(
+            common.and_then(|common| common.max_connection_duration.as_ref()),
+            None,
+        )
+        .at("common_http_protocol_options.max_connection_duration")?,
+        socket: socket::options(&message)?,
         thresholds: breaker::thresholds(message.circuit_breakers.as_ref())
             .at("circuit_breakers")?,
         cleanup_interval: match &message.cleanup_interval {
@@ -72,6 +81,9 @@ pub(super) fn cluster(message: pb::Cluster, context: &mut Context) -> Checked<Cl
                 .max(Duration::from_millis(1)),
             None => CLEANUP,
         },
+        check: check::check(&message.health_checks)?.map(Arc::new),
+        close_on_health_failure: message.close_connections_on_host_health_failure,
+        ignore_health_on_removal: message.ignore_health_on_host_removal,
         outliers: message
             .outlier_detection
             .as_ref()

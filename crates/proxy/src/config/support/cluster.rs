@@ -4,7 +4,8 @@ use super::balance::{
     COMMON_LB, LEAST_REQUEST_CONFIG, LOAD_BALANCING_POLICY, MAGLEV_CONFIG, OUTLIER_DETECTION,
     RING_HASH_CONFIG, ROUND_ROBIN_CONFIG,
 };
-use super::common::{ADDRESS, COMMON_HTTP, HTTP1, HTTP2};
+use super::check::HEALTH_CHECK;
+use super::common::{ADDRESS, COMMON_HTTP, HTTP1, HTTP2, SOCKET_ADDRESS};
 use super::message;
 use super::tls::UPSTREAM_SOCKET;
 
@@ -15,7 +16,7 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     4 connect_timeout: take,
     5 per_connection_buffer_limit_bytes: ignore "copy buffers are bounded by the proxy",
     6 lb_policy: take,
-    8 health_checks: refuse,
+    8 health_checks: each HEALTH_CHECK,
     9 max_requests_per_connection: take,
     10 circuit_breakers: into CIRCUIT_BREAKERS,
     13 http_protocol_options: into HTTP1,
@@ -25,7 +26,7 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     18 dns_resolvers: refuse,
     19 outlier_detection: into OUTLIER_DETECTION,
     20 cleanup_interval: take,
-    21 upstream_bind_config: refuse,
+    21 upstream_bind_config: into BIND_CONFIG,
     22 lb_subset_config: refuse,
     23 ring_hash_lb_config: into RING_HASH_CONFIG,
     24 transport_socket: into UPSTREAM_SOCKET,
@@ -34,9 +35,9 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     27 common_lb_config: into COMMON_LB,
     28 alt_stat_name: ignore "names of statistics are our own",
     29 common_http_protocol_options: into COMMON_HTTP,
-    30 upstream_connection_options: ignore "keep-alive is always on",
-    31 close_connections_on_host_health_failure: ignore "no health checks yet",
-    32 ignore_health_on_host_removal: ignore "a removed endpoint is left at once",
+    30 upstream_connection_options: into CONNECTION_OPTIONS,
+    31 close_connections_on_host_health_failure: take,
+    32 ignore_health_on_host_removal: take,
     33 load_assignment: into CLUSTER_LOAD_ASSIGNMENT,
     34 original_dst_lb_config: zero "only the original destination",
     36 typed_extension_protocol_options: map UPSTREAM_HTTP,
@@ -71,6 +72,28 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
 message!(EDS_CONFIG, "envoy.config.cluster.v3.Cluster.EdsClusterConfig", {
     1 eds_config: ignore "always ADS",
     2 service_name: take,
+});
+
+message!(BIND_CONFIG, "envoy.config.core.v3.BindConfig", {
+    1 source_address: into SOCKET_ADDRESS,
+    2 freebind: zero "not supported",
+    3 socket_options: refuse,
+    4 additional_source_addresses: refuse,
+    5 extra_source_addresses: refuse,
+    6 local_address_selector: refuse,
+    7 no_port_allocation: refuse,
+});
+
+message!(CONNECTION_OPTIONS, "envoy.config.cluster.v3.UpstreamConnectionOptions", {
+    1 tcp_keepalive: into TCP_KEEPALIVE,
+    2 set_local_interface_name_on_upstream_connections: ignore "nothing asks for it",
+    3 happy_eyeballs_config: ignore "an endpoint has one address",
+});
+
+message!(TCP_KEEPALIVE, "envoy.config.core.v3.TcpKeepalive", {
+    1 keepalive_probes: take,
+    2 keepalive_time: take,
+    3 keepalive_interval: take,
 });
 
 message!(CIRCUIT_BREAKERS, "envoy.config.cluster.v3.CircuitBreakers", {

@@ -5,6 +5,7 @@
 
 mod balance;
 mod bootstrap;
+mod check;
 mod cluster;
 mod common;
 mod filters;
