@@ -32,7 +32,7 @@ pub async fn serve(mut stream: Stream, connection: &Connection, proxy: &TcpProxy
     line.route_name = Some(connection.chain.name.clone());
     match open(connection, proxy, &mut line).await {
         Ok((mut upstream, chosen, _connected)) => {
-            let until = told(connection, lives_until);
+            let until = told(connection, &chosen, lives_until);
             let outcome = both_until(&mut stream, &mut upstream, proxy.idle_timeout, until).await;
             if matches!(outcome.end, End::Idle | End::Told(_)) {
                 close(&mut stream);
@@ -96,9 +96,11 @@ enum Told {
     Drained,
     /// It has lived as long as it may.
     TooOld,
+    /// Its endpoint's health checks failed, and the cluster wants its connections closed then.
+    Unhealthy,
 }
 
-async fn told(connection: &Connection, lives_until: Option<Instant>) -> Told {
+async fn told(connection: &Connection, chosen: &Chosen, lives_until: Option<Instant>) -> Told {
     let mut chain = connection.chain.drain.subscribe();
     let mut stop = connection.worker.shared.drain.subscribe();
     let too_old = async {
@@ -107,10 +109,18 @@ async fn told(connection: &Connection, lives_until: Option<Instant>) -> Told {
             None => std::future::pending().await,
         }
     };
+    let endpoint = &chosen.endpoint;
+    let unhealthy = async {
+        match chosen.cluster.config.close_on_health_failure {
+            true => endpoint.closing(endpoint.epoch()).await,
+            false => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = async { turned(&mut chain).await; sleep(DRAIN).await } => Told::Drained,
         () = async { turned(&mut stop).await; sleep(STOP).await } => Told::Drained,
         () = too_old => Told::TooOld,
+        () = unhealthy => Told::Unhealthy,
     }
 }
 
@@ -151,6 +161,11 @@ fn finish(
             line.response_code_details = "idle_timeout".to_owned();
         }
         End::Told(Told::Drained) => line.response_code_details = "drained".to_owned(),
+        End::Told(Told::Unhealthy) => {
+            line.response_flags = "UC";
+            line.response_code_details = "upstream_unhealthy".to_owned();
+            line.blame = Some("upstream");
+        }
         End::Told(Told::TooOld) => {
             line.response_flags = "DT";
             line.response_code_details = "max_connection_duration_reached".to_owned();

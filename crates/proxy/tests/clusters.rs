@@ -367,3 +367,90 @@ async fn health_service() -> SocketAddr {
     });
     address
 }
+
+#[tokio::test]
+async fn an_opaque_connection_ends_when_its_endpoint_fails_where_that_is_wanted() {
+    // Accepts until it is told, and holds what it accepted.
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let mut held = Vec::new();
+        loop {
+            held.push(server.accept().await.unwrap().0);
+            if held.len() > 1000 {
+                break;
+            }
+        }
+        held
+    });
+    let probe = core::health_check::TcpHealthCheck::default();
+    let checker = core::health_check::HealthChecker::TcpHealthCheck(probe);
+    let mut config = checked(checker, &[address], Http::One);
+    config.close_connections_on_host_health_failure = true;
+    // Checked at another port, so that the connection itself stays whole.
+    let health = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    config.health_checks[0].alt_port = number(health.local_addr().unwrap().port().into());
+    let mut proxy = Proxy::new(None);
+    proxy.push(Kind::Cluster, vec![("c", any(&config))], &[]);
+    let listener = listener("l", vec![tcp_chain("c")], false);
+    proxy.push(Kind::Listener, vec![("l", any(&listener))], &[]);
+    eventually("it is healthy", async || flags(&proxy) == ["healthy"]).await;
+    let mut client = TcpStream::connect(proxy.address("l")).await.unwrap();
+    let snapshot = proxy.shared.snapshot.load_full();
+    let stats = &snapshot.clusters["c"].stats;
+    eventually("it is through", async || {
+        stats.connections_active.get() == 1
+    })
+    .await;
+    drop(health);
+    let mut end = Vec::new();
+    let _ = client.read_to_end(&mut end).await;
+    assert_eq!(flags(&proxy), ["/failed_active_hc"]);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_client_with_a_hash_cookie_stays_with_its_endpoint() {
+    use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy;
+    use envoy_types::pb::envoy::config::route::v3::{route, route_action::HashPolicy};
+    let names = ["one", "two", "three", "four"];
+    let mut endpoints = Vec::new();
+    for name in names {
+        endpoints.push(answering(200, name).await);
+    }
+    for policy in [
+        cluster::cluster::LbPolicy::RingHash,
+        cluster::cluster::LbPolicy::Maglev,
+    ] {
+        let mut config = static_cluster("c", &endpoints, Http::One);
+        config.lb_policy = policy.into();
+        let mut table = routes("r", vec![("/.*", "c")]);
+        let Some(route::Action::Route(action)) = &mut table.virtual_hosts[0].routes[0].action
+        else {
+            panic!("a route");
+        };
+        action.hash_policy = vec![HashPolicy {
+            policy_specifier: Some(hash_policy::PolicySpecifier::Cookie(hash_policy::Cookie {
+                name: "stay".into(),
+                ttl: Some(Duration::default()),
+                path: "/".into(),
+                ..Default::default()
+            })),
+            ..Default::default()
+        }];
+        let (mut proxy, at) = http_proxy(&config);
+        proxy.push(Kind::Routes, vec![("r", any(&table))], &[]);
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..12 {
+            let first = get(at, "/", "").await;
+            let cookie = first.split("set-cookie: ").nth(1).unwrap();
+            let cookie = cookie.split(';').next().unwrap().replace('"', "");
+            let again = get(at, "/", &format!("cookie: {cookie}\r\n")).await;
+            let body = |answer: &str| answer.rsplit("\r\n").next().unwrap().to_owned();
+            assert_eq!(body(&first), body(&again), "{cookie}");
+            assert!(!again.contains("set-cookie"));
+            seen.insert(body(&first));
+        }
+        assert!(seen.len() > 1, "clients are spread: {seen:?}");
+    }
+}

@@ -146,6 +146,7 @@ impl Endpoint {
 
     /// Has its connections closed: its health failed.
     pub(super) fn close_connections(&self) {
+        self.pools.clear();
         self.epoch.fetch_add(1, Ordering::Release);
         self.closing.notify_waiters();
     }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -75,6 +75,11 @@ impl Pools {
         Pools((0..workers.max(1)).map(|_| Arc::default()).collect())
     }
 
+    /// Lets go of all connections: idle ones close, those in use take no more requests.
+    pub fn clear(&self) {
+        self.0.iter().for_each(|pool| pool.clear());
+    }
+
     /// The pool of a worker; for endpoints of one connection there is only the first.
     pub fn of(&self, worker: usize) -> Option<&Arc<Pool>> {
         self.0.get(worker).or_else(|| self.0.first())
@@ -88,7 +93,10 @@ impl Pool {
     pub fn take(&self, cluster: &Cluster) -> Option<Box<Client>> {
         let mut list = self.list.lock();
         while let Some(mut client) = list.idle.pop() {
-            if client.since.elapsed() < cluster.config.idle_timeout && client.is_fresh() {
+            if client.since.elapsed() < cluster.config.idle_timeout
+                && is_young(client.opened, cluster)
+                && client.is_fresh()
+            {
                 return Some(client);
             }
         }
@@ -118,7 +126,9 @@ impl Pool {
 
     /// Takes an HTTP/1 connection back, if it may serve again.
     pub fn give_back(self: &Arc<Self>, mut client: Box<Client>, cluster: &Cluster) {
-        if !client.settle(cluster.config.max_requests_per_connection) {
+        if !client.settle(cluster.config.max_requests_per_connection)
+            || !is_young(client.opened, cluster)
+        {
             return;
         }
         let mut list = self.list.lock();
@@ -133,7 +143,9 @@ impl Pool {
     pub fn enter(&self, cluster: &Cluster, settings: H2) -> Option<Connection> {
         let limit = cluster.config.max_requests_per_connection;
         let mut list = self.list.lock();
-        list.shared.retain(|connection| !connection.is_worn(limit));
+        list.shared.retain(|connection| {
+            !connection.is_worn(limit) && is_young(connection.opened(), cluster)
+        });
         let mut roomy = list.shared.iter();
         roomy
             .find(|connection| connection.has_room(settings, limit))
@@ -170,6 +182,15 @@ impl Pool {
             list.shared.push(connection);
             self.watch(&mut list, cluster);
             return Ok((place, false));
+        }
+    }
+
+    /// Lets go of all connections: idle ones close, those in use take no more requests.
+    fn clear(&self) {
+        let mut list = self.list.lock();
+        list.idle.clear();
+        for connection in list.shared.drain(..) {
+            connection.close();
         }
     }
 
@@ -216,6 +237,12 @@ impl Drop for Counted {
         self.0.count.fetch_sub(1, Ordering::Relaxed);
         self.0.freed.notify_one();
     }
+}
+
+/// Whether a connection may take another request, having been opened then.
+fn is_young(opened: Instant, cluster: &Cluster) -> bool {
+    let longest = cluster.config.max_connection_duration;
+    longest.is_none_or(|longest| opened.elapsed() < longest)
 }
 
 async fn tick(pool: Weak<Pool>, timeout: Duration, limit: Option<u64>) {

@@ -47,6 +47,8 @@ pub struct Client {
     pub used: u64,
     /// When it was last given back.
     pub since: Instant,
+    /// When it was opened.
+    pub opened: Instant,
     method: Method,
     switches: bool,
     coding: Coding,
@@ -68,6 +70,7 @@ impl Client {
             _held: held,
             used: 0,
             since: Instant::now(),
+            opened: Instant::now(),
             method: Method::GET,
             switches: false,
             coding: Coding::Over,

@@ -51,6 +51,7 @@ struct State {
     closed: AtomicBool,
     /// When the last stream ended.
     since: Mutex<Instant>,
+    opened: Instant,
     /// Where somebody may wait for a place.
     pool: Arc<Open>,
 }
@@ -89,6 +90,7 @@ pub async fn open(
         used: AtomicUsize::new(0),
         closed: AtomicBool::new(false),
         since: Mutex::new(Instant::now()),
+        opened: Instant::now(),
         pool: held.1.0.clone(),
     });
     let of_task = state.clone();
@@ -127,6 +129,11 @@ impl Connection {
     pub fn is_worn(&self, limit: Option<u64>) -> bool {
         let used = u64::try_from(self.state.used.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
         self.state.closed.load(Ordering::Relaxed) || limit.is_some_and(|limit| used >= limit)
+    }
+
+    /// When it was opened.
+    pub fn opened(&self) -> Instant {
+        self.state.opened
     }
 
     /// Whether it has had no stream for so long.
