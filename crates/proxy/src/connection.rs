@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -13,13 +14,15 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::access::{Line, timestamp};
 use crate::chain::Arrival;
+use crate::http::filters::local_rate_limit::{Limiter, LocalRateLimit};
 use crate::inspect;
-use crate::listener::{Chain, Listener, NetworkFilter, Terminal};
+use crate::listener::{Chain, Listener, Terminal};
 use crate::net::{Socket, Stream, canonical};
+use crate::network::admit;
 use crate::rbac::{Peer, Rules};
 use crate::reason::Reason;
 use crate::stats::{HttpStats, ListenerStats};
-use crate::tls::{is_outlived, names};
+use crate::tls::{encoded_pem, is_outlived, names};
 use crate::worker::Worker;
 use crate::{arrival, http, tcp};
 
@@ -43,6 +46,10 @@ pub struct Connection {
     pub stats: Arc<ListenerStats>,
     /// The worker that serves it.
     pub worker: Worker,
+    /// The client's certificate in DER, where a filter shows it to a service.
+    pub certificate: Option<Box<[u8]>>,
+    /// Rate limits of its own, by the address of their configuration.
+    limiters: Mutex<Vec<(usize, Arc<Limiter>)>>,
 }
 
 /// Serves one connection to its end.
@@ -86,6 +93,8 @@ pub async fn serve(
                 chain,
                 stats,
                 worker,
+                certificate: None,
+                limiters: Mutex::default(),
             };
             return run(socket, connection).await;
         }
@@ -106,12 +115,10 @@ async fn run(socket: Socket, mut connection: Connection) {
         Ok(stream) => stream,
         Err(reason) => return connection.refuse(reason, None),
     };
-    for filter in &chain.filters {
-        let NetworkFilter::Rbac(rules) = filter;
-        if let Err(policy) = connection.judge(rules) {
-            return connection.refuse(Reason::Denied, policy);
-        }
-    }
+    let _holds = match admit(&chain.filters, &connection).await {
+        Ok(holds) => holds,
+        Err(refused) => return connection.refuse(refused.reason, refused.policy),
+    };
     match &chain.terminal {
         Terminal::Tcp(proxy) => tcp::serve(stream, &connection, proxy).await,
         // Boxed: an opaque connection must not carry the size of an HTTP one.
@@ -157,12 +164,15 @@ async fn accept(socket: Socket, connection: &mut Connection) -> Result<Stream, R
     // rustls hands certificates out only after its verifier took them.
     let leaf = session.peer_certificates().and_then(|chain| chain.first());
     connection.peer.names = leaf.and_then(names).and_then(|names| names.principals());
+    if chain.shows_certificate() {
+        connection.certificate = leaf.map(|leaf| leaf.as_ref().into());
+    }
     Ok(Stream::Server(Box::new(tls)))
 }
 
 impl Connection {
     /// Network RBAC; `Err` is the policy that denies.
-    fn judge(&self, rules: &Rules) -> Result<(), Option<Arc<str>>> {
+    pub fn judge(&self, rules: &Rules) -> Result<(), Option<Arc<str>>> {
         let stats = &self.stats;
         if let Some(shadow) = &rules.shadow {
             if shadow.decide(&self.peer, None).allowed {
@@ -181,6 +191,30 @@ impl Connection {
         }
         stats.rbac_allowed.increment();
         Ok(())
+    }
+
+    /// The buckets of a local rate limit that every connection has for itself.
+    pub fn limiter(&self, config: &Arc<LocalRateLimit>) -> Arc<Limiter> {
+        let key = Arc::as_ptr(config).addr();
+        let mut limiters = self.limiters.lock();
+        if let Some((_, limiter)) = limiters.iter().find(|(of, _)| *of == key) {
+            return limiter.clone();
+        }
+        let limiter = config.limiter_of_connection();
+        limiters.push((key, limiter.clone()));
+        limiter
+    }
+
+    /// The name in the proxy's own certificate.
+    pub fn own_name(&self) -> Option<String> {
+        let own = self.worker.shared.own.current()?;
+        let names = own.cert.first().and_then(names)?.principals()?;
+        names.into_iter().next()
+    }
+
+    /// The client's certificate as URL-encoded PEM, where a filter shows it.
+    pub fn certificate_pem(&self) -> Option<String> {
+        self.certificate.as_deref().map(encoded_pem)
     }
 
     /// A log line with what is known of every request of the connection.

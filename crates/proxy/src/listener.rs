@@ -10,9 +10,9 @@ use socket2::TcpKeepalive;
 use tokio::sync::watch;
 
 use crate::chain::ChainTable;
-use crate::http::filters::Filter;
+use crate::http::filters::{Filter, HttpFilter};
+use crate::network::NetworkFilter;
 use crate::proxy_protocol::Accepts;
-use crate::rbac::Rules;
 use crate::route::RouteTable;
 use crate::socket_options::SocketOption;
 use crate::stats::HttpStats;
@@ -139,13 +139,6 @@ pub struct Chain {
     pub drain: watch::Sender<bool>,
     /// The counters of its connection manager, from its first connection on.
     pub http_stats: OnceLock<Arc<HttpStats>>,
-}
-
-/// A network filter.
-#[derive(Debug)]
-pub enum NetworkFilter {
-    /// RBAC over connections.
-    Rbac(Rules),
 }
 
 /// The last filter of a chain.
@@ -352,5 +345,22 @@ impl Direction {
             Direction::Inbound => "inbound",
             Direction::Outbound => "outbound",
         }
+    }
+}
+
+impl Chain {
+    /// Whether a filter shows a service the client's certificate.
+    pub fn shows_certificate(&self) -> bool {
+        let of_http = match &self.terminal {
+            Terminal::Http(manager) => manager.filters.iter().any(|filter| {
+                matches!(&filter.kind, HttpFilter::ExtAuthz(authz) if authz.shown.certificate)
+            }),
+            Terminal::Tcp(_) => false,
+        };
+        let of_network = self
+            .filters
+            .iter()
+            .any(|filter| matches!(filter, NetworkFilter::ExtAuthz(authz) if authz.certificate));
+        of_http || of_network
     }
 }

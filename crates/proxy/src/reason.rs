@@ -71,6 +71,26 @@ pub enum Reason {
     RequestTimeout,
     /// No PROXY header, or a broken one, where the listener wants one.
     ProxyProtocol,
+    /// A limit of this proxy is reached.
+    LocalRateLimited,
+    /// A rate limit service says that the limit is reached.
+    RateLimited,
+    /// The rate limit service failed, and nothing passes without it.
+    RateLimitServiceError,
+    /// An authorization service does not allow it.
+    ExtAuthzDenied,
+    /// The authorization service failed, and nothing passes without it.
+    ExtAuthzError,
+    /// A fault was to be injected.
+    FaultAbort,
+    /// A fault was to be injected, after a wait.
+    DelayedFaultAbort,
+    /// The body is larger than a filter may hold.
+    PayloadTooLarge,
+    /// The proxy, or a cluster it answers for, is not healthy.
+    HealthCheckFailed,
+    /// As many connections as the filter allows.
+    ConnectionLimit,
 }
 
 /// Who has to act.
@@ -121,7 +141,7 @@ const fn row(
 
 impl Reason {
     /// All of them, in the order of the docs.
-    pub const ALL: [Reason; 33] = [
+    pub const ALL: [Reason; 43] = [
         Reason::RouteNotFound,
         Reason::ClusterNotFound,
         Reason::NoHealthyUpstream,
@@ -155,6 +175,16 @@ impl Reason {
         Reason::MaxDuration,
         Reason::RequestTimeout,
         Reason::ProxyProtocol,
+        Reason::LocalRateLimited,
+        Reason::RateLimited,
+        Reason::RateLimitServiceError,
+        Reason::ExtAuthzDenied,
+        Reason::ExtAuthzError,
+        Reason::FaultAbort,
+        Reason::DelayedFaultAbort,
+        Reason::PayloadTooLarge,
+        Reason::HealthCheckFailed,
+        Reason::ConnectionLimit,
     ];
 
     /// The table: bodies, flags and details are Envoy's.
@@ -267,6 +297,62 @@ impl Reason {
                 Downstream,
             ),
             Reason::Loop => row("own_port", "-", S::LOOP_DETECTED, "", Downstream),
+            Reason::LocalRateLimited => row(
+                "local_rate_limited",
+                "RL",
+                S::TOO_MANY_REQUESTS,
+                "local_rate_limited",
+                Policy,
+            ),
+            Reason::RateLimited => row(
+                "request_rate_limited",
+                "RL",
+                S::TOO_MANY_REQUESTS,
+                "",
+                Policy,
+            ),
+            Reason::RateLimitServiceError => row(
+                "rate_limiter_error",
+                "RLSE",
+                S::INTERNAL_SERVER_ERROR,
+                "",
+                Configuration,
+            ),
+            Reason::ExtAuthzDenied => row("ext_authz_denied", "UAEX", S::FORBIDDEN, "", Policy),
+            Reason::ExtAuthzError => {
+                row("ext_authz_error", "UAEX", S::FORBIDDEN, "", Configuration)
+            }
+            Reason::FaultAbort => row(
+                "fault_filter_abort",
+                "FI",
+                S::SERVICE_UNAVAILABLE,
+                "fault filter abort",
+                Policy,
+            ),
+            Reason::DelayedFaultAbort => row(
+                "fault_filter_abort{delayed}",
+                "DI,FI",
+                S::SERVICE_UNAVAILABLE,
+                "fault filter abort",
+                Policy,
+            ),
+            Reason::PayloadTooLarge => row(
+                "request_payload_too_large",
+                "-",
+                S::PAYLOAD_TOO_LARGE,
+                "Payload Too Large",
+                Downstream,
+            ),
+            Reason::HealthCheckFailed => row(
+                "health_check_failed",
+                "LH",
+                S::SERVICE_UNAVAILABLE,
+                "",
+                Upstream,
+            ),
+            Reason::ConnectionLimit => {
+                row("connection_limit", "-", S::SERVICE_UNAVAILABLE, "", Policy)
+            }
             Reason::Overloaded => row("overload", "OM", S::SERVICE_UNAVAILABLE, "", Local),
             Reason::DropOverload => row(
                 "drop_overload",

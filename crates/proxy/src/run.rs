@@ -50,6 +50,7 @@ pub fn run(settings: Settings, set_level: SetLevel) -> anyhow::Result<()> {
     };
     let own = Arc::new(OwnCertificate::default());
     let shared = Arc::new(Shared::new(stats, log, own, limit.max(1)));
+    let _ = shared.service_cluster.set(settings.node().cluster);
     let (stop, stopped) = watch::channel(false);
     let workers = (0..settings.workers)
         .map(|index| worker(index, stopped.clone()))

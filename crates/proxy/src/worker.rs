@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -32,6 +32,8 @@ pub struct Shared {
     pub started: Instant,
     draining: AtomicBool,
     unhealthy: AtomicBool,
+    /// The node's own service cluster, set once at the start.
+    pub service_cluster: OnceLock<String>,
     connections: AtomicUsize,
     connection_limit: usize,
 }
@@ -75,6 +77,7 @@ impl Shared {
             started: Instant::now(),
             draining: AtomicBool::new(false),
             unhealthy: AtomicBool::new(false),
+            service_cluster: OnceLock::new(),
             connections: AtomicUsize::new(0),
             connection_limit,
         }
@@ -106,6 +109,11 @@ impl Shared {
     /// Whether clients are to leave: HTTP/1 responses carry `Connection: close`, HTTP/2 connections get a GOAWAY.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed) || self.unhealthy.load(Ordering::Relaxed)
+    }
+
+    /// The node's own service cluster; empty where none is configured.
+    pub fn service_cluster(&self) -> &str {
+        self.service_cluster.get().map_or("", String::as_str)
     }
 
     /// Connections open now.

@@ -211,6 +211,14 @@ impl Cluster {
         self.arrived.notify_waiters();
     }
 
+    /// How many endpoints there are, and how many of them may be used, degraded ones included.
+    pub fn health(&self) -> (usize, usize) {
+        let endpoints = self.endpoints.load();
+        let usable = endpoints.all.iter();
+        let usable = usable.filter(|member| member.endpoint.health() != Health::Unhealthy);
+        (endpoints.all.len(), usable.count())
+    }
+
     /// Forgets every pooled connection: TLS has changed.
     pub fn renew_connections(&self) {
         let mut state = self.state.lock();

@@ -52,7 +52,7 @@ pub(super) fn manager(
         Ok(Xfcc::AlwaysForwardOnly) => ClientCert::AlwaysForwardOnly,
         Err(_) => return refuse("an unknown value").at("forward_client_cert_details"),
     };
-    let (filters, router) = filters::filters(&message.http_filters)?;
+    let (filters, router) = filters::filters(&message.http_filters, &message.stat_prefix)?;
     let common = message.common_http_protocol_options.as_ref();
     let (server_name, server_header) = server_header(message)?;
     Ok(HttpManager {

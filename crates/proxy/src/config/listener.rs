@@ -13,23 +13,23 @@ use envoy_types::pb::envoy::extensions::filters::listener::{
     proxy_protocol::v3::ProxyProtocol, tls_inspector::v3::TlsInspector,
 };
 use envoy_types::pb::envoy::extensions::filters::network::{
-    http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac,
-    tcp_proxy::v3 as tcp,
+    http_connection_manager::v3::HttpConnectionManager, tcp_proxy::v3 as tcp,
 };
 use envoy_types::pb::envoy::r#type::v3::hash_policy::PolicySpecifier;
 use envoy_types::pb::google::protobuf::Any;
 use socket2::TcpKeepalive;
 use tokio::sync::watch;
 
+use super::filters::network_filter;
 use super::matching::range;
 use super::{
-    At, Checked, Context, each, extension, flag, http, ip_address, limit, port, rbac, refuse,
+    At, Checked, Context, each, extension, flag, http, ip_address, limit, port, refuse,
     socket_address, tls,
 };
 use crate::chain::{ChainMatch, ChainTable, SourceKind};
 use crate::http::filters::overrides::Overrides;
 use crate::listener::{
-    Address, Binding, Chain, Direction, Listener, NetworkFilter, Predicate, TcpProxy, Terminal,
+    Address, Binding, Chain, Direction, Listener, Predicate, TcpProxy, Terminal,
 };
 use crate::proxy_protocol::Accepts;
 use crate::route::{Edits, Lot, Target, WeightedCluster};
@@ -356,20 +356,6 @@ fn downstream(socket: &TransportSocket, context: &mut Context) -> Checked<Downst
     match extension(any) {
         Some(message) => tls::downstream(&message?, context),
         None => refuse(format!("{:?} is not supported", any.type_url)),
-    }
-}
-
-fn network_filter(any: &Any) -> Checked<NetworkFilter> {
-    match extension::<NetworkRbac>(any) {
-        Some(message) => {
-            let message = message?;
-            let rules = rbac::rules(message.rules.as_ref(), message.shadow_rules.as_ref())?;
-            Ok(NetworkFilter::Rbac(rules))
-        }
-        None => refuse(format!(
-            "{:?} cannot stand before the last filter",
-            any.type_url
-        )),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use http::StatusCode;
 
+use super::filters::Hold;
 use super::server::HttpConnection;
 use crate::access::{Line, milliseconds, timestamp};
 use crate::cluster::Cluster;
@@ -22,6 +23,8 @@ pub struct Exchange {
     sent: u64,
     /// The log line so far.
     pub line: Box<Line>,
+    /// What filters hold until it is over.
+    pub holds: Vec<Hold>,
 }
 
 impl Exchange {
@@ -45,6 +48,7 @@ impl Exchange {
             received: 0,
             sent: 0,
             line,
+            holds: Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@
 pub mod attempt;
 pub mod attempts;
 pub mod body;
+pub mod call;
 pub mod date;
 pub mod deliver;
 pub mod downstream;

@@ -49,6 +49,8 @@ pub struct LocalReply {
     pub grpc_status: Option<u32>,
     /// Envoy's response code details.
     pub details: Cow<'static, str>,
+    /// Sent as it is: never as gRPC, and without the route's changes to responses.
+    pub is_plain: bool,
 }
 
 impl From<Reason> for LocalReply {
@@ -66,6 +68,7 @@ impl From<Reason> for LocalReply {
 
 /// The reply that a filter wants.
 pub fn local(reply: LocalReply, is_grpc: bool, exchange: &mut Exchange) -> Response<Reply> {
+    let is_grpc = is_grpc && !reply.is_plain;
     exchange.line.response_code_details = reply.details.into_owned();
     if let Some(reason) = reply.reason {
         exchange.fail(reason);
@@ -76,7 +79,10 @@ pub fn local(reply: LocalReply, is_grpc: bool, exchange: &mut Exchange) -> Respo
         headers.insert(GRPC_STATUS, HeaderValue::from(status));
     }
     for (mode, name, value) in reply.headers {
-        mode.apply(headers, name, value);
+        // gRPC's own content type tells the client how to read the rest.
+        if !is_grpc || name != CONTENT_TYPE {
+            mode.apply(headers, name, value);
+        }
     }
     response
 }

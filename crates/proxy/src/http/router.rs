@@ -236,6 +236,7 @@ async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
     if let Some(found) = &routing.found {
         way.exchange.line.route_name = Some(found.route.name.clone());
     }
+    let is_plain = passed.as_ref().is_err_and(|reply| reply.is_plain);
     let mut response = match passed {
         Ok(()) => act(way, &routing).await,
         Err(reply) => reply::local(*reply, way.is_grpc, &mut way.exchange),
@@ -248,7 +249,7 @@ async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
         line: &line,
         ..way.scene()
     };
-    for edits in routing.edits() {
+    for edits in routing.edits().filter(|_| !is_plain) {
         edits.response.response(response.headers_mut(), &scene);
     }
     let (mut parts, body) = response.into_parts();
@@ -276,7 +277,7 @@ async fn act(way: &mut Way<'_, '_>, routing: &Routing<'_>) -> Response<Reply> {
 }
 
 /// The client as route conditions see it.
-fn client(connection: &Connection) -> Client {
+pub fn client(connection: &Connection) -> Client {
     let is_verified = connection.peer.names.is_some();
     Client {
         certificate: Certificate {
@@ -366,6 +367,7 @@ impl Way<'_, '_> {
             line: &mut self.exchange.line,
             routing: *routing,
             body: &mut body,
+            holds: &mut self.exchange.holds,
             is_grpc: self.is_grpc,
         };
         let passed = filters::request(&self.manager.filters, &mut context, passage).await;

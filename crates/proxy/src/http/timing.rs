@@ -205,6 +205,9 @@ mod tests {
             upgrades: Vec::new(),
             not_found: 503,
             retry: None,
+            rate_limits: Vec::new(),
+            include_host_rate_limits: false,
+            cors: None,
         }
     }
 

@@ -9,6 +9,8 @@ use http::header::HeaderName;
 use super::{Client, Edits, HostRewrite, PathRewrite, Redirect};
 use crate::cluster::{HashPolicy, RoutingPriority, hash};
 use crate::format::Body;
+use crate::http::filters::cors::CorsPolicy;
+use crate::http::filters::descriptors::RateLimitPolicy;
 use crate::http::filters::overrides::Overrides;
 use crate::http::retry::RetryPolicy;
 use crate::matcher::RequestView;
@@ -64,6 +66,12 @@ pub struct Forward {
     pub hash: Vec<HashPolicy>,
     /// Whose circuit breakers count.
     pub priority: RoutingPriority,
+    /// What requests count for at rate limits.
+    pub rate_limits: Vec<RateLimitPolicy>,
+    /// Those of the virtual host count, too.
+    pub include_host_rate_limits: bool,
+    /// Who may read its responses.
+    pub cors: Option<CorsPolicy>,
 }
 
 /// How long request and answer may take together, and what gRPC's own deadline may do about it.

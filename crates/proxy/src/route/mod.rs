@@ -22,6 +22,8 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+use crate::http::filters::cors::CorsPolicy;
+use crate::http::filters::descriptors::RateLimitPolicy;
 use crate::http::filters::overrides::Overrides;
 use crate::matcher::RequestView;
 use hosts::{HostIndex, lower};
@@ -71,6 +73,10 @@ pub struct VirtualHost {
     pub attempts_in_response: bool,
     /// The upstream is told that the attempt before ran out of time.
     pub timeout_retries_told: bool,
+    /// What requests count for at rate limits.
+    pub rate_limits: Vec<RateLimitPolicy>,
+    /// Who may read its responses.
+    pub cors: Option<CorsPolicy>,
 }
 
 /// A virtual host's demand for TLS.

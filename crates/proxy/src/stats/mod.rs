@@ -46,6 +46,8 @@ pub struct Scope {
     family: Family,
     names: &'static [&'static str],
     counters: Box<[Counter]>,
+    /// At the places whose names say that they are gauges.
+    gauges: Box<[Gauge]>,
 }
 
 // === impl Scope ===
@@ -57,10 +59,20 @@ impl Scope {
         self.counters.get(index).unwrap_or(&NOWHERE)
     }
 
+    /// The gauge at this place of the names, which must contain `active`.
+    pub fn gauge(&self, index: usize) -> &Gauge {
+        static NOWHERE: Gauge = Gauge::new();
+        self.gauges.get(index).unwrap_or(&NOWHERE)
+    }
+
     /// Adds what was counted.
     fn sample(&self, samples: &mut Samples) {
-        for (name, counter) in self.names.iter().zip(&self.counters) {
-            samples.metric(&self.family, name, counter);
+        let numbers = self.counters.iter().zip(&self.gauges);
+        for (name, (counter, gauge)) in self.names.iter().zip(numbers) {
+            match name.contains("active") {
+                true => samples.metric(&self.family, name, gauge),
+                false => samples.metric(&self.family, name, counter),
+            }
         }
     }
 }
@@ -108,6 +120,7 @@ impl Stats {
                 family,
                 names,
                 counters: names.iter().map(|_| Counter::new()).collect(),
+                gauges: names.iter().map(|_| Gauge::new()).collect(),
             })
         });
         scope.clone()

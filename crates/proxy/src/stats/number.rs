@@ -81,6 +81,11 @@ impl Metric for Counter {
 // === impl Gauge ===
 
 impl Gauge {
+    /// Zero.
+    pub const fn new() -> Gauge {
+        Gauge(AtomicI64::new(0))
+    }
+
     /// Sets the number.
     pub fn set(&self, value: i64) {
         self.0.store(value, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use rustls_pki_types::ServerName;
 
 pub use build::{CURVES, SUITES, client, server};
 pub(crate) use names::key;
-pub use names::{Names, names};
+pub use names::{Names, encoded_pem, names};
 
 use crate::matcher::StringMatch;
 

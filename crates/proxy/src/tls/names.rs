@@ -1,5 +1,7 @@
 //! The names in a certificate.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -110,4 +112,22 @@ impl Names {
             names.iter().any(|name| condition.matcher.matches(name))
         })
     }
+}
+/// A certificate as PEM, percent-encoded as in `x-forwarded-client-cert`.
+pub fn encoded_pem(der: &[u8]) -> String {
+    let mut out = String::from("-----BEGIN%20CERTIFICATE-----%0A");
+    // 48 bytes are a line of 64 characters: RFC 7468 §2.
+    for line in der.chunks(48) {
+        for symbol in STANDARD.encode(line).chars() {
+            match symbol {
+                '+' => out.push_str("%2B"),
+                '/' => out.push_str("%2F"),
+                '=' => out.push_str("%3D"),
+                symbol => out.push(symbol),
+            }
+        }
+        out.push_str("%0A");
+    }
+    out.push_str("-----END%20CERTIFICATE-----%0A");
+    out
 }

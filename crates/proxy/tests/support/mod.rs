@@ -118,6 +118,13 @@ impl Proxy {
         drain_removed(&old, &new);
     }
 
+    /// All counters but those of clusters, as `/stats` shows them.
+    pub fn stats(&self) -> String {
+        let mut samples = proxy::stats::Samples::default();
+        self.shared.stats.sample(&mut samples);
+        proxy::stats::plain(&samples.0)
+    }
+
     pub fn address(&self, listener: &str) -> SocketAddr {
         self.listeners.lock().bound()[listener][0]
     }
@@ -319,7 +326,8 @@ pub fn mesh_cluster(
     }
 }
 
-fn filter(name: &str, config: Any) -> listener::Filter {
+/// A network filter of the configuration.
+pub fn network_filter(name: &str, config: Any) -> listener::Filter {
     listener::Filter {
         name: name.into(),
         config_type: Some(listener::filter::ConfigType::TypedConfig(config)),
@@ -333,7 +341,7 @@ pub fn tcp_chain(cluster: &str) -> listener::FilterChain {
     };
     listener::FilterChain {
         name: "tcp".into(),
-        filters: vec![filter("tcp", any(&proxy))],
+        filters: vec![network_filter("tcp", any(&proxy))],
         ..Default::default()
     }
 }
@@ -381,7 +389,7 @@ pub fn filtered_chain(routes: &str, filters: Vec<hcm::HttpFilter>) -> listener::
     };
     listener::FilterChain {
         name: "http".into(),
-        filters: vec![filter("hcm", any(&manager))],
+        filters: vec![network_filter("hcm", any(&manager))],
         ..Default::default()
     }
 }

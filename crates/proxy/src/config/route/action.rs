@@ -10,7 +10,7 @@ use super::edits::edits;
 use super::retry::retry;
 use super::rewrite::{host_rewrite, path_rewrite};
 use crate::cluster::RoutingPriority;
-use crate::config::filters::overrides;
+use crate::config::filters::{old_cors_policy, overrides, policies};
 use crate::config::matching::header_name;
 use crate::config::{At, Checked, duration, each, flag, hash, limit, refuse};
 use crate::http::retry::RetryPolicy;
@@ -19,6 +19,7 @@ use crate::route::{Forward, Lot, StreamDuration, Target, WeightedCluster};
 /// Envoy's default route timeout.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
 
+#[allow(deprecated)] // Control planes still send the old fields.
 pub(super) fn forward(
     message: &pb::RouteAction,
     of_host: Option<&Arc<RetryPolicy>>,
@@ -65,6 +66,14 @@ pub(super) fn forward(
             Some(message) => Some(retry(message).at("retry_policy")?),
             None => of_host.cloned(),
         },
+        rate_limits: policies(&message.rate_limits)?,
+        include_host_rate_limits: flag(message.include_vh_rate_limits.as_ref(), false),
+        cors: message
+            .cors
+            .as_ref()
+            .map(old_cors_policy)
+            .transpose()
+            .at("cors")?,
     })
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
 use envoy_types::pb::envoy::config::route::v3 as pb;
 
-use super::filters::overrides;
+use super::filters::{old_cors_policy, overrides, policies};
 use super::matching::header_name;
 use super::{At, Checked, each, refuse};
 use crate::http::filters::overrides::Overrides;
@@ -56,6 +56,7 @@ pub(super) fn table(message: &pb::RouteConfiguration) -> Checked<RouteTable> {
     Ok(table)
 }
 
+#[allow(deprecated)] // Control planes still send the old fields.
 fn host(message: &pb::VirtualHost, body: Option<u32>) -> Checked<VirtualHost> {
     if message.domains.is_empty() {
         return refuse("at least one domain is needed").at("domains");
@@ -94,6 +95,13 @@ fn host(message: &pb::VirtualHost, body: Option<u32>) -> Checked<VirtualHost> {
         attempts_in_request: message.include_request_attempt_count,
         attempts_in_response: message.include_attempt_count_in_response,
         timeout_retries_told: message.include_is_timeout_retry_header,
+        rate_limits: policies(&message.rate_limits)?,
+        cors: message
+            .cors
+            .as_ref()
+            .map(old_cors_policy)
+            .transpose()
+            .at("cors")?,
     })
 }
 

@@ -1,8 +1,10 @@
 //! Listeners, filter chains and the network filters without HTTP.
 
 use super::common::{ADDRESS, CIDR_RANGE, SOCKET_OPTION};
+use super::ext_authz::NETWORK_EXT_AUTHZ;
 use super::http::{HTTP_CONNECTION_MANAGER, NETWORK_RBAC};
 use super::message;
+use super::rate_limit::{CONNECTION_LIMIT, NETWORK_LOCAL_RATE_LIMIT, NETWORK_RATE_LIMIT};
 use super::tls::DOWNSTREAM_SOCKET;
 
 message!(LISTENER, "envoy.config.listener.v3.Listener", {
@@ -90,7 +92,7 @@ message!(FILTER_CHAIN_MATCH, "envoy.config.listener.v3.FilterChainMatch", {
 
 message!(FILTER, "envoy.config.listener.v3.Filter", {
     1 name: take,
-    4 typed_config: any NETWORK_RBAC TCP_PROXY HTTP_CONNECTION_MANAGER,
+    4 typed_config: any NETWORK_RBAC NETWORK_LOCAL_RATE_LIMIT NETWORK_RATE_LIMIT NETWORK_EXT_AUTHZ CONNECTION_LIMIT TCP_PROXY HTTP_CONNECTION_MANAGER,
     5 config_discovery: refuse,
 });
 

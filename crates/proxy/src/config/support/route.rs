@@ -4,7 +4,9 @@ use super::common::{
     DATA_SOURCE, HEADER_VALUE_OPTION, REGEX_MATCHER, REGEX_SUBSTITUTE, STRING_MATCHER,
     SUBSTITUTION_FORMAT,
 };
+use super::filters::OLD_CORS_POLICY;
 use super::message;
+use super::rate_limit::RATE_LIMIT;
 
 message!(ROUTE_CONFIGURATION, "envoy.config.route.v3.RouteConfiguration", {
     1 name: take,
@@ -34,9 +36,9 @@ message!(VIRTUAL_HOST, "envoy.config.route.v3.VirtualHost", {
     3 routes: each ROUTE,
     4 require_tls: take,
     5 virtual_clusters: ignore "names of statistics are our own",
-    6 rate_limits: refuse,
+    6 rate_limits: each RATE_LIMIT,
     7 request_headers_to_add: each HEADER_VALUE_OPTION,
-    8 cors: refuse,
+    8 cors: into OLD_CORS_POLICY,
     10 response_headers_to_add: each HEADER_VALUE_OPTION,
     11 response_headers_to_remove: take,
     13 request_headers_to_remove: take,
@@ -126,10 +128,10 @@ message!(ROUTE_ACTION, "envoy.config.route.v3.RouteAction", {
     8 timeout: take,
     9 retry_policy: into RETRY_POLICY,
     11 priority: take,
-    13 rate_limits: refuse,
-    14 include_vh_rate_limits: refuse,
+    13 rate_limits: each RATE_LIMIT,
+    14 include_vh_rate_limits: take,
     15 hash_policy: each HASH_POLICY,
-    17 cors: refuse,
+    17 cors: into OLD_CORS_POLICY,
     20 cluster_not_found_response_code: take,
     23 max_grpc_timeout: refuse,
     24 idle_timeout: take,

@@ -4,6 +4,12 @@ use std::any::Any;
 use std::sync::Arc;
 
 use super::Filter;
+use super::cors::CorsPolicy;
+use super::ext_authz::ExtAuthzRoute;
+use super::fault::FaultSettings;
+use super::header_mutation::Mutations;
+use super::local_rate_limit::LocalRateLimit;
+use super::rate_limit::RateLimitRoute;
 use crate::matcher::RequestView;
 use crate::rbac::Rules;
 use crate::route::{Action, Client, Edits, Found, RouteTable, WeightedCluster};
@@ -18,7 +24,7 @@ pub enum Setting {
     /// It is off.
     Off,
     /// It is on, with this in its configuration's place or beside it.
-    On(Override),
+    On(Box<Override>),
 }
 
 /// A filter's configuration of a level.
@@ -26,6 +32,18 @@ pub enum Setting {
 pub enum Override {
     /// These rules instead.
     Rbac(Rules),
+    /// These mutations, too.
+    HeaderMutation(Mutations),
+    /// This policy; what it leaves open, less specific levels say.
+    Cors(CorsPolicy),
+    /// These faults instead.
+    Fault(FaultSettings),
+    /// This limit instead.
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// Other policies, or another domain.
+    RateLimit(RateLimitRoute),
+    /// More for the authorization service, or another one.
+    ExtAuthz(ExtAuthzRoute),
     /// An extension's.
     Extension(Arc<dyn Any + Send + Sync>),
 }
@@ -117,7 +135,7 @@ impl<'r> Routing<'r> {
     pub fn all<'n>(&self, name: &'n str) -> impl Iterator<Item = &'r Override> + use<'r, 'n> {
         self.levels()
             .filter_map(move |level| match level.find(name) {
-                Some(Setting::On(config)) => Some(config),
+                Some(Setting::On(config)) => Some(&**config),
                 Some(Setting::Off) | None => None,
             })
     }
