@@ -366,6 +366,49 @@ async fn answers_nobody_reads_are_not_kept() {
 }
 
 #[tokio::test]
+async fn a_tunnel_nobody_reads_is_not_kept() {
+    // A server that sends without end once it has switched; Pingora and hyper kept all of it for stalled readers.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = vec![0; 4096];
+                let _ = stream.read(&mut head).await;
+                let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+                let _ = stream.write_all(switched).await;
+                let piece = vec![b'a'; 1 << 20];
+                while stream.write_all(&piece).await.is_ok() {}
+            });
+        }
+    });
+    for hop in [Http::One, Http::Two] {
+        let _measuring = MEASURING.lock().await;
+        let pair = pair(address, hop);
+        let before = resident();
+        let mut kept = Vec::new();
+        for _ in 0..20 {
+            let mut stream = tokio::net::TcpStream::connect(pair.front).await.unwrap();
+            let upgrade = b"GET /public HTTP/1.1\r\nHost: web.ns\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            stream.write_all(upgrade).await.unwrap();
+            kept.push(stream);
+        }
+        let mut most = 0;
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            most = most.max(resident().saturating_sub(before));
+        }
+        assert!(
+            most < MEMORY,
+            "{} MiB are held for tunnels that nobody reads",
+            most >> 20
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_connection_has_a_bounded_number_of_streams() {
     let (silent, _) = silent().await;
     let pair = pair(silent, Http::One);

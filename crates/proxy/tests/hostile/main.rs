@@ -10,6 +10,7 @@ mod downgrade;
 mod floods;
 mod frames;
 mod headers;
+mod identity;
 mod paths;
 mod recorder;
 mod responses;

@@ -30,6 +30,8 @@ pub struct Pair {
     pub server: Proxy,
     /// Where the client's application connects to.
     pub front: SocketAddr,
+    /// Whom both trust, PEM.
+    pub root: String,
 }
 
 /// The pair; the mesh hop speaks `hop`.
@@ -66,6 +68,7 @@ pub fn pair(app: SocketAddr, hop: Http) -> Pair {
         client,
         server,
         front,
+        root: ca.0.certificate_pem().to_owned(),
     }
 }
 
