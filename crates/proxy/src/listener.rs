@@ -220,6 +220,10 @@ pub struct HttpManager {
     pub normalize_path: bool,
     /// Slashes are merged.
     pub merge_slashes: bool,
+    /// What becomes of `%2F` and `%5C` in paths.
+    pub escaped_slashes: EscapedSlashes,
+    /// What becomes of header names with underscores.
+    pub underscores: Underscores,
     /// HTTP/1.0 is spoken.
     pub accept_http_10: bool,
     /// HTTP/2 settings.
@@ -255,6 +259,30 @@ pub enum ServerHeader {
     IfAbsent,
     /// Never.
     PassThrough,
+}
+
+/// What becomes of `%2F` and `%5C` in paths, before everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// They stay as they are.
+    Keep,
+    /// The request is refused.
+    Reject,
+    /// The client is sent to the path without them; gRPC is refused.
+    Redirect,
+    /// They become slashes.
+    Unescape,
+}
+
+/// What becomes of header names with underscores, which some applications read as dashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Underscores {
+    /// They pass.
+    Allow,
+    /// The request is refused.
+    Reject,
+    /// The headers are removed.
+    Drop,
 }
 
 /// What becomes of `x-forwarded-client-cert`.

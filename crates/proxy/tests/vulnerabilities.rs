@@ -28,13 +28,19 @@ fn every_test_that_the_page_names_exists() {
     sources(&root.join("crates"), &mut code);
     sources(&root.join("fuzz/fuzz_targets"), &mut fuzz);
     let (mut rows, mut missing) = (0, Vec::new());
-    for row in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Class")) {
+    for row in page
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| Class"))
+    {
         rows += 1;
         let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
         // Every second piece stands between backticks.
         let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "no test: {row}");
-        for name in names.into_iter().filter(|name| !["h2c", "CONNECT"].contains(name)) {
+        for name in names
+            .into_iter()
+            .filter(|name| !["h2c", "CONNECT"].contains(name))
+        {
             let exists = match name.split_once(": ") {
                 Some(("fuzz", target)) => fuzz.contains(&format!("name: \"{target}\"")),
                 Some(("trial", trial)) => code.contains(&format!("\"{trial}\"")),

@@ -9,7 +9,9 @@ use http::HeaderValue;
 use xds::client::Kind;
 
 use super::{At, Checked, Context, filters, flag, limit, refuse, route};
-use crate::listener::{ClientCert, Codec, H2, HttpManager, RouteSource, ServerHeader};
+use crate::listener::{
+    ClientCert, Codec, EscapedSlashes, H2, HttpManager, RouteSource, ServerHeader, Underscores,
+};
 
 /// Envoy's defaults, here and below.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -114,12 +116,39 @@ pub(super) fn manager(
         // Envoy's own default is off; RBAC on paths is only safe on normal paths, so here it is on.
         normalize_path: flag(message.normalize_path.as_ref(), true),
         merge_slashes: message.merge_slashes,
+        escaped_slashes: escaped_slashes(message.path_with_escaped_slashes_action)
+            .at("path_with_escaped_slashes_action")?,
+        underscores: underscores(common.map_or(0, |c| c.headers_with_underscores_action))
+            .at("common_http_protocol_options.headers_with_underscores_action")?,
         accept_http_10: message
             .http_protocol_options
             .as_ref()
             .is_some_and(|options| options.accept_http_10),
         h2: h2(message.http2_protocol_options.as_ref())?,
     })
+}
+
+fn escaped_slashes(action: i32) -> Checked<EscapedSlashes> {
+    use pb::http_connection_manager::PathWithEscapedSlashesAction as Action;
+    match Action::try_from(action) {
+        Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) => {
+            Ok(EscapedSlashes::Keep)
+        }
+        Ok(Action::RejectRequest) => Ok(EscapedSlashes::Reject),
+        Ok(Action::UnescapeAndRedirect) => Ok(EscapedSlashes::Redirect),
+        Ok(Action::UnescapeAndForward) => Ok(EscapedSlashes::Unescape),
+        Err(_) => refuse("an unknown action"),
+    }
+}
+
+fn underscores(action: i32) -> Checked<Underscores> {
+    use core::http_protocol_options::HeadersWithUnderscoresAction as Action;
+    match Action::try_from(action) {
+        Ok(Action::Allow) => Ok(Underscores::Allow),
+        Ok(Action::RejectRequest) => Ok(Underscores::Reject),
+        Ok(Action::DropHeader) => Ok(Underscores::Drop),
+        Err(_) => refuse("an unknown action"),
+    }
 }
 
 fn server_header(message: &pb::HttpConnectionManager) -> Checked<(HeaderValue, ServerHeader)> {

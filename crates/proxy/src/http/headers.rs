@@ -8,10 +8,11 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 
 use super::path;
-use crate::listener::{ClientCert, HttpManager};
+use crate::listener::{ClientCert, EscapedSlashes, HttpManager, Underscores};
 use crate::matcher::RequestView;
 use crate::reason::Reason;
 use crate::worker::request_id;
@@ -32,6 +33,8 @@ pub struct Target {
     pub authority: String,
     /// Normal path, and query.
     pub path_and_query: String,
+    /// The client is to ask for that path instead.
+    pub is_moved: bool,
     /// By the connection.
     pub scheme: &'static str,
     /// The protocol the client wants to switch to, lower case.
@@ -84,19 +87,13 @@ pub fn sanitize(
     if parts.method == Method::CONNECT && upgrade.is_none() {
         return Err(Reason::UpgradeForbidden);
     }
-    let path_and_query = match parts.uri.path_and_query() {
-        Some(whole) => match (manager.normalize_path, whole.path()) {
-            (_, "*") if parts.method == Method::OPTIONS => "*".to_owned(),
-            (true, raw) => {
-                let normal =
-                    path::normalize(raw, manager.merge_slashes).ok_or(Reason::BadRequest)?;
-                whole
-                    .query()
-                    .map_or_else(|| normal.to_string(), |query| format!("{normal}?{query}"))
-            }
-            (false, _) => whole.as_str().to_owned(),
-        },
-        None => "/".to_owned(),
+    check_underscores(&mut parts.headers, manager.underscores)?;
+    let (path_and_query, is_moved) = match parts.uri.path_and_query() {
+        Some(whole) if whole.path() == "*" && parts.method == Method::OPTIONS => {
+            ("*".to_owned(), false)
+        }
+        Some(whole) => path_and_query(whole, manager)?,
+        None => ("/".to_owned(), false),
     };
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(HOST);
@@ -110,10 +107,52 @@ pub fn sanitize(
     Ok(Target {
         authority,
         path_and_query,
+        is_moved,
         scheme,
         upgrade,
         remote: None,
     })
+}
+
+/// The path as everybody behind us sees it, and whether the client is to ask for it anew.
+fn path_and_query(whole: &PathAndQuery, manager: &HttpManager) -> Result<(String, bool), Reason> {
+    let unescaped = match manager.escaped_slashes {
+        EscapedSlashes::Keep => None,
+        _ => path::unescape_slashes(whole.path()),
+    };
+    if unescaped.is_some() && manager.escaped_slashes == EscapedSlashes::Reject {
+        return Err(Reason::BadRequest);
+    }
+    let is_moved = unescaped.is_some() && manager.escaped_slashes == EscapedSlashes::Redirect;
+    let raw = unescaped.as_deref().unwrap_or(whole.path());
+    let normal = if manager.normalize_path {
+        path::normalize(raw, manager.merge_slashes).ok_or(Reason::BadRequest)?
+    } else {
+        raw.into()
+    };
+    let all = match whole.query() {
+        Some(query) => format!("{normal}?{query}"),
+        None => normal.into_owned(),
+    };
+    Ok((all, is_moved))
+}
+
+fn check_underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Reason> {
+    if action == Underscores::Allow {
+        return Ok(());
+    }
+    let found: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .cloned()
+        .collect();
+    if action == Underscores::Reject && !found.is_empty() {
+        return Err(Reason::BadRequest);
+    }
+    for name in found {
+        headers.remove(name);
+    }
+    Ok(())
 }
 
 /// HTTP/2 splits cookies for its compression (RFC 9113 §8.2.3); whoever reads them wants one.

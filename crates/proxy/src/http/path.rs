@@ -27,11 +27,43 @@ pub fn normalize(path: &str, merge_slashes: bool) -> Option<Cow<'_, str>> {
                     segments.push(""); // `/a/..` names the directory: `/`.
                 }
             }
-            "" if merge_slashes && !is_last => {}
             other => segments.push(other),
         }
     }
-    Some(Cow::Owned(format!("/{}", segments.join("/"))))
+    // Envoy's order: slashes are merged in what has no dots any more.
+    let last = segments.len().saturating_sub(1);
+    let mut normal = String::with_capacity(path.len());
+    for (index, segment) in segments.iter().enumerate() {
+        if !merge_slashes || !segment.is_empty() || index == last {
+            normal.push('/');
+            normal.push_str(segment);
+        }
+    }
+    if normal.is_empty() {
+        normal.push('/');
+    }
+    Some(Cow::Owned(normal))
+}
+
+/// Decodes `%2F` and `%5C`; `None` where there are none.
+pub fn unescape_slashes(path: &str) -> Option<String> {
+    let (mut rest, mut out) = (path, String::new());
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        let slash = match after.get(..2) {
+            Some("2f" | "2F") => '/',
+            Some("5c" | "5C") => '\\',
+            _ => {
+                out.push('%');
+                rest = after;
+                continue;
+            }
+        };
+        out.push(slash);
+        rest = after.get(2..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    (out.len() != path.len()).then_some(out)
 }
 
 fn needs_work(path: &str, merge_slashes: bool) -> bool {
@@ -72,7 +104,7 @@ fn decode(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::normalize;
+    use super::{normalize, unescape_slashes};
 
     #[test]
     fn paths_have_one_form() {
@@ -102,7 +134,30 @@ mod tests {
         for (path, expected) in cases {
             assert_eq!(normalize(path, false).as_deref(), expected, "{path}");
         }
-        assert_eq!(normalize("/a//b///", true).as_deref(), Some("/a/b/"));
+        let merged = [
+            ("/a//b///", "/a/b/"),
+            ("//", "/"),
+            ("/a//../b", "/a/b"),
+            ("/a/..//", "/"),
+            ("//a", "/a"),
+        ];
+        for (path, expected) in merged {
+            assert_eq!(normalize(path, true).as_deref(), Some(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn escaped_slashes_are_found_and_decoded_once() {
+        for (path, expected) in [
+            ("/a%2fb%5Cc", Some("/a/b\\c")),
+            ("/a%2F", Some("/a/")),
+            ("/a%252fb", None),
+            ("/a%2", None),
+            ("/%%2f", Some("/%/")),
+            ("/", None),
+        ] {
+            assert_eq!(unescape_slashes(path).as_deref(), expected, "{path}");
+        }
     }
 
     #[test]

@@ -124,6 +124,10 @@ impl<'a, 'c> Way<'a, 'c> {
         describe(&mut self.exchange, &self.parts);
         let request_id = self.parts.headers.get(X_REQUEST_ID).cloned();
         let mut response = match self.enter() {
+            Ok(()) if self.target.is_moved => {
+                self.describe_target();
+                self.redirect()
+            }
             Ok(()) => {
                 self.describe_target();
                 route(self).await
@@ -138,6 +142,27 @@ impl<'a, 'c> Way<'a, 'c> {
             }
         };
         self.sign(&mut response, request_id);
+        response
+    }
+
+    /// To the path without escaped slashes; gRPC knows no redirects.
+    fn redirect(&mut self) -> Response<Reply> {
+        if self.is_grpc {
+            return reply::refusal(&Reason::BadRequest.into(), true, &mut self.exchange);
+        }
+        let Target {
+            scheme,
+            authority,
+            path_and_query,
+            ..
+        } = &self.target;
+        // What begins with two slashes would name another host.
+        let location = match path_and_query.starts_with("//") {
+            true => format!("{scheme}://{authority}{path_and_query}"),
+            false => path_and_query.clone(),
+        };
+        let response = reply::redirect(307, &location, &mut self.exchange);
+        self.exchange.line.response_code_details = "path_normalization_failed".to_owned();
         response
     }
 

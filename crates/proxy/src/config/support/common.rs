@@ -66,7 +66,7 @@ message!(COMMON_HTTP, "envoy.config.core.v3.HttpProtocolOptions", {
     2 max_headers_count: take,
     3 max_connection_duration: take,
     4 max_stream_duration: take,
-    5 headers_with_underscores_action: zero "underscores pass",
+    5 headers_with_underscores_action: take,
     6 max_requests_per_connection: take,
     7 max_response_headers_kb: refuse,
     8 max_connection_duration_jitter: refuse,

@@ -48,7 +48,7 @@ message!(HTTP_CONNECTION_MANAGER, "envoy.extensions.filters.network.http_connect
     42 strip_any_host_port: refuse,
     43 path_normalization_options: refuse,
     44 http3_protocol_options: refuse,
-    45 path_with_escaped_slashes_action: zero "only the default is supported",
+    45 path_with_escaped_slashes_action: take,
     46 original_ip_detection_extensions: refuse,
     47 strip_trailing_host_dot: refuse,
     48 scheme_header_transformation: refuse,
