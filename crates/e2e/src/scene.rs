@@ -282,7 +282,7 @@ impl<'a> Scene<'a> {
         let mut text = String::new();
         for namespace in &namespaces {
             let show = format!(
-                "kubectl get pods,egress,traffictarget,httproutegroup,svc,endpoints -n {namespace} -o wide; \
+                "kubectl get pods,egress,ingressbackend,traffictarget,httproutegroup,svc,endpoints -n {namespace} -o wide; \
                  kubectl get events -n {namespace}; kubectl get pods -n {namespace} -o yaml; \
                  for pod in $(kubectl get pods -n {namespace} -o name); do echo \"== $pod\"; \
                  kubectl logs -n {namespace} $pod --all-containers --tail=60; done"
@@ -333,6 +333,7 @@ pub async fn reset(stage: &Stage) -> Result<()> {
             "outboundPortExclusionList": [], "inboundPortExclusionList": []
         },
         "sidecar": { "localProxyMode": "Localhost", "resources": null },
+        "certificate": { "ingressGateway": null },
         "featureFlags": { "enableEgressPolicy": true }
     });
     patch_mesh_config(stage, spec).await

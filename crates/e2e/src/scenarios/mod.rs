@@ -11,6 +11,7 @@ use crate::scene::Scene;
 mod acl;
 mod acl_details;
 mod egr;
+mod ing;
 mod inj;
 mod inj_details;
 mod ipt;
@@ -65,6 +66,7 @@ pub fn all() -> Vec<&'static Scenario> {
         perm::ALL,
         acl::ALL,
         acl_details::ALL,
+        ing::ALL,
         inj::ALL,
         inj_details::ALL,
         ipt::ALL,
