@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use api::policy::v1alpha1::IngressBackend;
+use api::policy::v1alpha1::{IngressBackend, UpstreamTrafficSetting};
 use families::{Key, Kind, Outcome, Statuses};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -30,7 +30,13 @@ impl Write for Client {
                 .patch_status(&key.1, &parameters, &patch)
                 .await
                 .map(drop),
-            // No other kind has a status that upstream writes.
+            Kind::UpstreamTrafficSetting => {
+                Api::<UpstreamTrafficSetting>::namespaced(self.clone(), &key.0)
+                    .patch_status(&key.1, &parameters, &patch)
+                    .await
+                    .map(drop)
+            }
+            // No other kind has a status.
             _ => Ok(()),
         };
         match written {

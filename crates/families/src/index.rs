@@ -6,7 +6,7 @@ use api::{
     access::v1alpha3::TrafficTargetSpec,
     config::v1alpha2::MeshConfigSpec,
     labels,
-    policy::v1alpha1::{EgressSpec, IngressBackendSpec},
+    policy::v1alpha1::{EgressSpec, IngressBackendSpec, RetrySpec, UpstreamTrafficSettingSpec},
     specs::v1alpha4::{HTTPRouteGroupSpec, TCPRouteSpec},
     split::v1alpha4::TrafficSplitSpec,
 };
@@ -43,8 +43,8 @@ pub struct Index {
     pub(crate) mesh_config: Option<MeshConfigSpec>,
     pub(crate) egresses: Store<EgressSpec>,
     pub(crate) ingress_backends: Store<IngressBackendSpec>,
-    pub(crate) retries: Store<()>,
-    pub(crate) upstream_settings: Store<()>,
+    pub(crate) retries: Store<RetrySpec>,
+    pub(crate) upstream_settings: Store<UpstreamTrafficSettingSpec>,
     pub(crate) route_groups: Store<HTTPRouteGroupSpec>,
     pub(crate) tcp_routes: Store<TCPRouteSpec>,
     pub(crate) traffic_targets: Store<TrafficTargetSpec>,
@@ -129,9 +129,9 @@ impl Index {
             Object::IngressBackend(object) => {
                 put(&mut self.ingress_backends, &object.metadata, object.spec)
             }
-            Object::Retry(object) => put(&mut self.retries, &object.metadata, ()),
+            Object::Retry(object) => put(&mut self.retries, &object.metadata, object.spec),
             Object::UpstreamTrafficSetting(object) => {
-                put(&mut self.upstream_settings, &object.metadata, ())
+                put(&mut self.upstream_settings, &object.metadata, object.spec)
             }
             Object::HttpRouteGroup(object) => {
                 put(&mut self.route_groups, &object.metadata, object.spec)
@@ -191,9 +191,10 @@ impl Index {
             splits: smi::splits(self, &mut problems),
             egress: osm::egress_rules(self, &mut problems),
             ingress: osm::ingress_rules(self, &mut problems, &mut statuses),
+            upstream_settings: osm::upstream_settings(self, &mut problems, &mut statuses),
+            retries: osm::retry_rules(self, &mut problems),
             settings,
         };
-        osm::unsupported(self, &mut problems);
         problems.sort();
         problems.dedup();
         Built {

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use crate::{
     identity::Identity,
+    limits::{Authorizer, ConnectionLimits, RequestLimit, RetryPolicy, TokenBucket},
     mesh::TlsParameters,
     policy::{HttpMatch, PortSet},
     provenance::Provenance,
@@ -18,6 +19,8 @@ pub struct ProxyConfig {
     pub identity: Identity,
     /// TLS inside the mesh.
     pub tls: TlsParameters,
+    /// Who judges every inbound request beside the grants.
+    pub authorizer: Option<Arc<Authorizer>>,
     /// What the application may dial; `None` = nothing, the port is not even open.
     pub outbound: Option<Outbound>,
     /// What others may send to the application; `None` = nothing, the port is not even open.
@@ -122,6 +125,10 @@ pub struct InboundChain {
     pub connections: Access,
     /// Who may make which request (HTTP chains).
     pub requests: Access,
+    /// How many connections are let in (opaque chains).
+    pub connection_rate: Option<TokenBucket>,
+    /// Whether some route behind it limits the rate of requests.
+    pub limits_requests: bool,
     /// Why the chain exists.
     pub provenance: Provenance,
 }
@@ -201,6 +208,10 @@ pub struct VirtualHost {
     pub domains: Vec<String>,
     /// The first matching route is taken; no match = 404.
     pub routes: Vec<Route>,
+    /// When requests are tried again.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// How many requests are let through, all routes together.
+    pub rate: Option<RequestLimit>,
 }
 
 /// Requests and what becomes of them.
@@ -210,6 +221,8 @@ pub struct Route {
     pub matches: RouteMatch,
     /// What becomes of them.
     pub action: RouteAction,
+    /// How many of them are let through; stands in for the host's.
+    pub rate: Option<RequestLimit>,
     /// Why.
     pub provenance: Provenance,
 }
@@ -241,6 +254,8 @@ pub struct Cluster {
     pub kind: ClusterKind,
     /// HTTP version spoken to it.
     pub http: UpstreamHttp,
+    /// Limits on its use.
+    pub limits: ConnectionLimits,
 }
 
 /// What is behind a cluster.

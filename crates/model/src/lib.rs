@@ -10,6 +10,7 @@
 mod compile;
 mod config;
 mod identity;
+mod limits;
 mod mesh;
 mod policy;
 mod provenance;
@@ -21,6 +22,10 @@ pub use config::{
     RouteAction, RouteMatch, RouteTable, Rule, UpstreamHttp, VirtualHost, WeightedCluster,
 };
 pub use identity::{Identity, ServiceAccount};
+pub use limits::{
+    Authorizer, ConnectionLimits, RequestLimit, RetryPolicy, RetryRule, TokenBucket,
+    UpstreamSetting,
+};
 pub use mesh::{Mesh, MeshParts, MeshSettings, TlsParameters};
 pub use policy::{
     Authorization, Backend, EgressPort, EgressProtocol, EgressRule, HttpGrant, HttpMatch,

@@ -9,6 +9,7 @@ use crate::{
     compile::{self, OutboundParts},
     config::{ProxyConfig, Rule},
     identity::{Identity, ServiceAccount},
+    limits::{Authorizer, RetryPolicy, RetryRule, UpstreamSetting},
     policy::{Authorization, EgressRule, IngressRule, PortSet, Split},
     provenance::Provenance,
     service::{Service, Workload},
@@ -23,8 +24,9 @@ pub struct MeshSettings {
     pub permissive: bool,
     /// Whether unknown destinations are reached as dialled. Egress rules are idle then.
     pub egress_passthrough: bool,
-    /// Whether an external authorizer, which this mesh cannot consult, must judge inbound requests:
-    /// then nobody's request is allowed.
+    /// Who judges every inbound request beside the grants.
+    pub authorizer: Option<Arc<Authorizer>>,
+    /// Whether somebody must judge inbound requests and cannot be asked: then nobody's request is allowed.
     pub requests_blocked: bool,
     /// TLS inside the mesh.
     pub tls: TlsParameters,
@@ -60,6 +62,10 @@ pub struct MeshParts {
     pub egress: Vec<EgressRule>,
     /// What may enter it.
     pub ingress: Vec<IngressRule>,
+    /// Limits, at most one for each service; of several the first counts.
+    pub upstream_settings: Vec<UpstreamSetting>,
+    /// Retries; of several for one client and service the first counts.
+    pub retries: Vec<RetryRule>,
 }
 
 /// All values of one moment. Cheap to ask; built anew when something changed.
@@ -77,6 +83,8 @@ pub struct Mesh {
     pub(crate) splits_on: HashMap<Key, Vec<Arc<Split>>>,
     pub(crate) egress_for: HashMap<ServiceAccount, Vec<Arc<EgressRule>>>,
     pub(crate) ingress_on: HashMap<Key, Vec<IngressRule>>,
+    pub(crate) settings_of: HashMap<Key, UpstreamSetting>,
+    pub(crate) retries_of: HashMap<ServiceAccount, HashMap<Key, Arc<RetryPolicy>>>,
     workloads: HashMap<Arc<str>, Vec<Arc<Workload>>>,
     /// Outbound parts of permissive mode, the same for all proxies: built by the first that asks.
     pub(crate) everything: OnceLock<OutboundParts>,
@@ -151,6 +159,8 @@ impl Mesh {
             splits_on: HashMap::new(),
             egress_for: HashMap::new(),
             ingress_on: HashMap::new(),
+            settings_of: HashMap::new(),
+            retries_of: HashMap::new(),
             workloads: HashMap::new(),
             everything: OnceLock::new(),
         };
@@ -159,6 +169,7 @@ impl Mesh {
         mesh.index_splits(parts.splits);
         mesh.index_egress(parts.egress);
         mesh.index_ingress(parts.ingress);
+        mesh.index_limits(parts.upstream_settings, parts.retries);
         for workload in parts.workloads {
             let uuid = workload.proxy_uuid.clone();
             mesh.workloads
@@ -283,6 +294,22 @@ impl Mesh {
         for rule in rules {
             let service = (rule.namespace.clone(), rule.service.clone());
             self.ingress_on.entry(service).or_default().push(rule);
+        }
+    }
+
+    fn index_limits(&mut self, mut settings: Vec<UpstreamSetting>, mut retries: Vec<RetryRule>) {
+        settings.sort_by(|a, b| a.provenance.cmp(&b.provenance));
+        for setting in settings {
+            let service = (setting.namespace.clone(), setting.service.clone());
+            self.settings_of.entry(service).or_insert(setting);
+        }
+        retries.sort_by(|a, b| a.provenance.cmp(&b.provenance));
+        for rule in retries {
+            let policy = Arc::new(rule.policy);
+            let policies = self.retries_of.entry(rule.source).or_default();
+            for service in rule.services {
+                policies.entry(service).or_insert_with(|| policy.clone());
+            }
         }
     }
 }

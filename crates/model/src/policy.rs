@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::{identity::ServiceAccount, provenance::Provenance};
+use crate::{identity::ServiceAccount, limits::ConnectionLimits, provenance::Provenance};
 
 /// A set of ports.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,6 +112,8 @@ pub struct EgressRule {
     pub ports: Vec<EgressPort>,
     /// HTTP requests allowed; `None` = all. An empty list allows none (404).
     pub http: Option<Vec<HttpGrant>>,
+    /// Limits on each client's use of the destinations.
+    pub limits: ConnectionLimits,
 }
 
 /// Clients outside the mesh that may reach one port of a service's pods.

@@ -3,9 +3,11 @@
 //! A stock Envoy accepts what is written here; nothing depends on extensions of ours. Same input, same
 //! bytes: a resource's version is a hash of its content, so an unchanged resource is never sent again.
 
+mod authorizer;
 mod build;
 mod chain;
 mod cluster;
+mod limit;
 mod listener;
 mod rbac;
 mod route;
@@ -74,6 +76,14 @@ pub fn snapshot(config: &ProxyConfig, trust: &TrustBundle) -> Snapshot {
     }
     for listener in listener::listeners(config) {
         snapshot.add(LISTENER, &listener.name, build::any(&listener));
+    }
+    if let Some(authorizer) = config
+        .authorizer
+        .as_ref()
+        .filter(|_| config.inbound.is_some())
+    {
+        let cluster = authorizer::cluster(config, authorizer);
+        snapshot.add(CLUSTER, &cluster.name, build::any(&cluster));
     }
     if config.scraped {
         let cluster = cluster::metrics();

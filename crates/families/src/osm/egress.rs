@@ -5,11 +5,13 @@ use std::{collections::BTreeSet, sync::Arc};
 use api::policy::v1alpha1::{EgressSource, EgressSpec};
 use ipnet::IpNet;
 use model::{
-    EgressPort, EgressProtocol, EgressRule, HttpGrant, Problem, Provenance, ServiceAccount,
+    ConnectionLimits, EgressPort, EgressProtocol, EgressRule, HttpGrant, Problem, Provenance,
+    ServiceAccount,
 };
 
 use crate::{
     index::{Index, Key},
+    osm::egress_limits,
     smi::group_matches,
 };
 
@@ -41,8 +43,8 @@ fn rule(
     problems: &mut Vec<Problem>,
 ) -> Option<EgressRule> {
     let provenance = Provenance::new("Egress", &key.0, &key.1);
-    let http = match http(index, key, spec, &provenance, problems) {
-        Ok(http) => http,
+    let (http, limits) = match conditions(index, key, spec, &provenance, problems) {
+        Ok(conditions) => conditions,
         Err(problem) => {
             problems.push(problem);
             return None;
@@ -58,6 +60,7 @@ fn rule(
         provenance,
         hosts,
         http,
+        limits,
     })
 }
 
@@ -156,24 +159,28 @@ fn ports(
     ports
 }
 
-/// The requests allowed: all without a reference to an HTTPRouteGroup. An error voids the whole policy.
-fn http(
+/// The requests allowed (all without a reference to an HTTPRouteGroup), and the limits on them. An error voids
+/// the whole policy.
+fn conditions(
     index: &Index,
     key: &Key,
     spec: &EgressSpec,
     provenance: &Provenance,
     problems: &mut Vec<Problem>,
-) -> Result<Option<Vec<HttpGrant>>, Problem> {
+) -> Result<(Option<Vec<HttpGrant>>, ConnectionLimits), Problem> {
+    let mut limits = ConnectionLimits::default();
     let mut grants: Option<Vec<HttpGrant>> = None;
     for reference in &spec.matches {
         let rule = provenance.rule(format!("{}/{}", reference.kind, reference.name));
         let target: Key = (key.0.clone(), reference.name.as_str().into());
         let kind = (reference.api_group.as_str(), reference.kind.as_str());
         if kind == UPSTREAM_SETTING {
-            if !index.upstream_settings.contains_key(&target) {
+            let Some(setting) = index.upstream_settings.get(&target) else {
                 let message = "the UpstreamTrafficSetting does not exist: the policy is ignored";
                 return Err(rule.problem(message));
-            }
+            };
+            limits = egress_limits(setting)
+                .map_err(|message| rule.problem(format!("{message}: the policy is ignored")))?;
             continue;
         }
         if kind != ROUTE_GROUP {
@@ -189,5 +196,5 @@ fn http(
             None => problems.push(rule.problem("E2004: the HTTPRouteGroup does not exist")),
         }
     }
-    Ok(grants)
+    Ok((grants, limits))
 }

@@ -1,11 +1,14 @@
 //! MeshConfig as settings of the mesh.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use api::config::v1alpha2::MeshConfigSpec;
-use model::{MeshSettings, Problem, Provenance, TlsParameters};
+use api::config::v1alpha2::{ExternalAuthorizationSpec, MeshConfigSpec};
+use model::{Authorizer, MeshSettings, Problem, Provenance, TlsParameters};
 
-use crate::index::{Index, Store};
+use crate::index::Index;
+
+/// How long an external verdict may take when the MeshConfig says nothing, as upstream.
+const AUTHORIZATION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The settings; without a MeshConfig nothing is allowed.
 pub(crate) fn mesh_settings(index: &Index, problems: &mut Vec<Problem>) -> MeshSettings {
@@ -21,19 +24,56 @@ pub(crate) fn mesh_settings(index: &Index, problems: &mut Vec<Problem>) -> MeshS
     settings.permissive = config.traffic.enable_permissive_traffic_policy_mode;
     settings.egress_passthrough = config.traffic.enable_egress;
     settings.tls = tls(config);
-    let authorizer = config.traffic.inbound_external_authorization.as_ref();
-    if let Some(authorizer) = authorizer.filter(|authorizer| authorizer.enable) {
-        settings.requests_blocked = !authorizer.failure_mode_allow;
+    if let Some(asked) = &config.traffic.inbound_external_authorization
+        && asked.enable
+    {
         let provenance = index.mesh_config_provenance();
         let provenance = provenance.rule("traffic.inboundExternalAuthorization");
-        let message = if settings.requests_blocked {
-            "not supported yet: as it must judge every inbound request, none is allowed"
-        } else {
-            "not supported yet: as failureModeAllow says, requests pass without it"
-        };
-        problems.push(provenance.problem(message));
+        match authorizer(asked, &provenance, problems) {
+            Ok(authorizer) => settings.authorizer = Some(Arc::new(authorizer)),
+            Err(message) => {
+                // It must judge every request and cannot be asked.
+                settings.requests_blocked = !asked.failure_mode_allow;
+                problems.push(provenance.problem(message));
+            }
+        }
     }
     settings
+}
+
+fn authorizer(
+    asked: &ExternalAuthorizationSpec,
+    provenance: &Provenance,
+    problems: &mut Vec<Problem>,
+) -> Result<Authorizer, String> {
+    let consequence = if asked.failure_mode_allow {
+        "as failureModeAllow says, requests pass without a verdict"
+    } else {
+        "no inbound request is allowed"
+    };
+    if asked.address.is_empty() {
+        return Err(format!("address is empty: {consequence}"));
+    }
+    let port = asked.port.filter(|port| *port > 0);
+    let port = port.ok_or_else(|| format!("port is missing: {consequence}"))?;
+    let timeout = match asked.timeout.as_str() {
+        "" => AUTHORIZATION_TIMEOUT,
+        text => api::duration::parse(text).unwrap_or_else(|error| {
+            let message = format!("timeout: {error}: {AUTHORIZATION_TIMEOUT:?} is used");
+            problems.push(provenance.problem(message));
+            AUTHORIZATION_TIMEOUT
+        }),
+    };
+    Ok(Authorizer {
+        host: asked.address.as_str().into(),
+        port,
+        timeout,
+        fail_open: asked.failure_mode_allow,
+        stat_prefix: match asked.stat_prefix.as_str() {
+            "" => "inboundExtAuthz".into(),
+            prefix => prefix.into(),
+        },
+    })
 }
 
 fn tls(config: &MeshConfigSpec) -> TlsParameters {
@@ -51,21 +91,4 @@ fn tls(config: &MeshConfigSpec) -> TlsParameters {
         cipher_suites: config.sidecar.cipher_suites.clone(),
         ecdh_curves: config.sidecar.ecdh_curves.clone(),
     }
-}
-
-/// Names the objects of kinds that have no effect yet, lest anybody relies on them.
-pub(crate) fn unsupported(index: &Index, problems: &mut Vec<Problem>) {
-    let mut report = |kind: &str, store: &Store<()>, enabled: bool| {
-        for ((namespace, name), ()) in index.monitored(store).filter(|_| enabled) {
-            let provenance = Provenance::new(kind, namespace, name);
-            problems.push(provenance.problem("the kind is not supported yet: no effect"));
-        }
-    };
-    let flags = index
-        .mesh_config
-        .as_ref()
-        .map(|config| &config.feature_flags);
-    let retry = flags.is_some_and(|flags| flags.enable_retry_policy);
-    report("Retry", &index.retries, retry);
-    report("UpstreamTrafficSetting", &index.upstream_settings, true);
 }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     config::{Route, RouteAction, RouteMatch, WeightedCluster},
+    limits::ConnectionLimits,
     mesh::{Mesh, ServiceEntry},
     policy::Split,
     provenance::Provenance,
@@ -14,6 +15,7 @@ use crate::{
 pub(super) struct Target<'m> {
     pub cluster: Arc<str>,
     pub endpoints: Vec<&'m Endpoint>,
+    pub limits: ConnectionLimits,
 }
 
 /// Reachable service ports by index of the service and number of the port.
@@ -111,6 +113,7 @@ fn forward(clusters: Vec<WeightedCluster>) -> RouteAction {
 
 pub(super) fn route(matches: RouteMatch, action: RouteAction, provenance: &Provenance) -> Route {
     Route {
+        rate: None,
         matches,
         action,
         provenance: provenance.clone(),

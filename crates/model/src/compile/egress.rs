@@ -11,12 +11,13 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::Tables;
+use super::{Tables, choice::route};
 use crate::{
     config::{
         Cluster, ClusterKind, Connect, Forward, Outbound, OutboundChain, OutboundMatch, Route,
         RouteAction, RouteMatch, RouteTable, UpstreamHttp, VirtualHost, WeightedCluster,
     },
+    limits::ConnectionLimits,
     mesh::Mesh,
     policy::{EgressProtocol, EgressRule},
     service::Workload,
@@ -185,7 +186,7 @@ impl Class<'_> {
         let mut hosts: BTreeMap<String, (Arc<str>, Vec<Route>)> = BTreeMap::new();
         for rule in rules {
             for host in &rule.hosts {
-                let cluster = dns_cluster(host, port, tables);
+                let cluster = dns_cluster(host, port, &rule.limits, tables);
                 let key = host.to_ascii_lowercase();
                 let (_, routes) = hosts.entry(key).or_insert((host.clone(), Vec::new()));
                 routes.extend(http_routes(rule, &cluster));
@@ -199,6 +200,8 @@ impl Class<'_> {
                 name: format!("egress_virtual-host|{host}").into(),
                 domains: vec![domain, with_port],
                 routes,
+                retry: None,
+                rate: None,
             })
         });
         RouteTable {
@@ -210,20 +213,14 @@ impl Class<'_> {
 }
 
 fn http_routes(rule: &EgressRule, cluster: &Arc<str>) -> Vec<Route> {
-    let route = |matches, provenance| Route {
-        matches,
-        action: RouteAction::Forward(WeightedCluster::all(cluster.clone())),
-        provenance,
-    };
+    let forward = || RouteAction::Forward(WeightedCluster::all(cluster.clone()));
     match &rule.http {
-        None => vec![route(RouteMatch::Any, rule.provenance.clone())],
+        None => vec![route(RouteMatch::Any, forward(), &rule.provenance)],
         Some(grants) => grants
             .iter()
             .map(|grant| {
-                route(
-                    RouteMatch::Http(grant.matches.clone()),
-                    grant.provenance.clone(),
-                )
+                let matches = RouteMatch::Http(grant.matches.clone());
+                route(matches, forward(), &grant.provenance)
             })
             .collect(),
     }
@@ -239,8 +236,15 @@ fn server_names(rules: &[&EgressRule]) -> Vec<Arc<str>> {
     names.into_iter().collect()
 }
 
-fn dns_cluster(host: &Arc<str>, port: u16, tables: &mut Tables) -> Arc<str> {
+/// One cluster for a host and port. Several policies may lead to it: the first one's limits count.
+fn dns_cluster(
+    host: &Arc<str>,
+    port: u16,
+    limits: &ConnectionLimits,
+    tables: &mut Tables,
+) -> Arc<str> {
     tables.cluster(Arc::new(Cluster {
+        limits: limits.clone(),
         name: format!("{host}:{port}").into(),
         kind: ClusterKind::Dns {
             host: host.clone(),
@@ -252,6 +256,7 @@ fn dns_cluster(host: &Arc<str>, port: u16, tables: &mut Tables) -> Arc<str> {
 
 fn original_destination(port: u16, tables: &mut Tables) -> Forward {
     let name = tables.cluster(Arc::new(Cluster {
+        limits: ConnectionLimits::default(),
         name: port.to_string().into(),
         kind: ClusterKind::OriginalDestination,
         http: UpstreamHttp::Opaque,

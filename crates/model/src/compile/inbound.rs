@@ -6,14 +6,16 @@ use std::{
     sync::Arc,
 };
 
-use super::{Tables, ingress};
+use super::{Tables, choice::route, ingress};
 use crate::{
     config::{
         Access, Cluster, ClusterKind, Forward, Inbound, InboundChain, Route, RouteAction,
         RouteMatch, RouteTable, UpstreamHttp, VirtualHost, WeightedCluster,
     },
     identity::ServiceAccount,
+    limits::{ConnectionLimits, RequestLimit},
     mesh::{Backing, Mesh},
+    policy::HttpMatch,
     provenance::Provenance,
     service::{Protocol, Service, Workload, fqdn, host_names},
 };
@@ -25,6 +27,9 @@ struct Host {
     domains: BTreeSet<String>,
     cluster: Arc<str>,
     provenance: Provenance,
+    rate: Option<RequestLimit>,
+    /// Limits of requests whose path matches.
+    path_rates: Vec<(Arc<str>, RequestLimit)>,
 }
 
 pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> Option<Inbound> {
@@ -39,16 +44,29 @@ pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> 
         };
         // Two ports of a service may end at the same target port: one chain, the first's protocol.
         let key = (backing.service, backing.target_port);
-        let chain = chains
-            .entry(key)
-            .or_insert_with(|| chain(service, protocol, backing.target_port, &access, tables));
+        let chain = chains.entry(key).or_insert_with(|| {
+            chain(
+                mesh,
+                service,
+                protocol,
+                backing.target_port,
+                &access,
+                tables,
+            )
+        });
         add_server_name(chain, service, backing);
         if matches!(chain.forward, Forward::Http(_)) {
             let hosts = hosts.entry(backing.target_port).or_default();
-            add_hosts(mesh, backing, hosts);
+            add_hosts(mesh, backing, &access, hosts);
         }
     }
     for (port, hosts) in hosts {
+        let limited = |host: &Host| host.rate.is_some() || !host.path_rates.is_empty();
+        // Every chain of the port reaches every host of the table.
+        if hosts.values().any(limited) {
+            let chains = chains.iter_mut().filter(|((_, number), _)| *number == port);
+            chains.for_each(|(_, chain)| chain.limits_requests = true);
+        }
         tables.route(route_table(port, hosts));
     }
     Some(Inbound {
@@ -69,6 +87,7 @@ struct Granted {
     tcp: Access,
     http: Access,
     requests: Access,
+    permissive: bool,
 }
 
 impl Granted {
@@ -95,11 +114,24 @@ impl Granted {
             tcp,
             http,
             requests,
+            permissive: mesh.settings.permissive,
         }
+    }
+
+    /// Whether requests are granted by a path of exactly this text.
+    fn grants_path(&self, path: &str) -> bool {
+        const ANY: &str = ".*";
+        let Access::Only(rules) = &self.requests else {
+            return self.permissive && path == ANY;
+        };
+        let grants = rules.iter().filter_map(|rule| rule.http.as_ref());
+        let mut paths = grants.map(|http| http.path.as_deref().unwrap_or(ANY));
+        paths.any(|granted| granted == path)
     }
 }
 
 fn chain(
+    mesh: &Mesh,
     service: &Service,
     protocol: Protocol,
     port: u16,
@@ -115,7 +147,13 @@ fn chain(
             access.tcp.clone(),
         )
     };
+    let setting = mesh
+        .settings_of
+        .get(&(service.namespace.clone(), service.name.clone()));
+    let setting = setting.filter(|_| !protocol.is_http());
     InboundChain {
+        connection_rate: setting.and_then(|setting| setting.connection_rate.clone()),
+        limits_requests: false,
         name: format!("inbound_{}_{port}_{}", service.key(), protocol.as_str()).into(),
         port,
         server_names: vec![service.fqdn().into()],
@@ -150,6 +188,7 @@ fn local_cluster(service: &Service, protocol: Protocol, port: u16) -> Cluster {
             Protocol::Http => UpstreamHttp::AsDownstream,
             Protocol::Tcp | Protocol::TcpServerFirst => UpstreamHttp::Opaque,
         },
+        limits: ConnectionLimits::default(),
     }
 }
 
@@ -157,7 +196,7 @@ fn table_name(port: u16) -> Arc<str> {
     format!("rds-inbound.{port}").into()
 }
 
-fn add_hosts(mesh: &Mesh, backing: &Backing, hosts: &mut Hosts) {
+fn add_hosts(mesh: &Mesh, backing: &Backing, access: &Granted, hosts: &mut Hosts) {
     let Some(service) = mesh
         .services
         .get(backing.service)
@@ -168,9 +207,21 @@ fn add_hosts(mesh: &Mesh, backing: &Backing, hosts: &mut Hosts) {
     let Some(port) = service.ports.get(backing.port).map(|port| port.port) else {
         return;
     };
+    let key = (service.namespace.clone(), service.name.clone());
+    let setting = mesh.settings_of.get(&key);
+    let path_rates = setting.map(|setting| {
+        let rates = setting.path_rates.iter();
+        rates
+            .filter(|(path, _)| access.grants_path(path))
+            .cloned()
+            .collect::<Vec<_>>()
+    });
+    let path_rates = path_rates.unwrap_or_default();
     let mut add = |name: &str, provenance: Provenance| {
         let full_name = fqdn(name, &service.namespace);
         let host = hosts.entry(full_name).or_insert_with(|| Host {
+            rate: setting.and_then(|setting| setting.request_rate.clone()),
+            path_rates: path_rates.clone(),
             domains: BTreeSet::new(),
             cluster: local_name(service, backing.target_port),
             provenance,
@@ -184,7 +235,6 @@ fn add_hosts(mesh: &Mesh, backing: &Backing, hosts: &mut Hosts) {
         add(&format!("{hostname}.{}", service.name), provenance);
     }
     // Requests that a split sends here still carry the apex's name.
-    let key = (service.namespace.clone(), service.name.clone());
     for split in mesh.splits_on.get(&key).into_iter().flatten() {
         add(&split.apex, split.provenance.clone());
     }
@@ -195,11 +245,9 @@ fn route_table(port: u16, hosts: Hosts) -> RouteTable {
         Arc::new(VirtualHost {
             name: format!("inbound_virtual-host|{full_name}").into(),
             domains: host.domains.into_iter().collect(),
-            routes: vec![Route {
-                matches: RouteMatch::Any,
-                action: RouteAction::Forward(WeightedCluster::all(host.cluster)),
-                provenance: host.provenance,
-            }],
+            routes: routes(host.cluster, host.path_rates, &host.provenance),
+            retry: None,
+            rate: host.rate,
         })
     });
     RouteTable {
@@ -207,4 +255,25 @@ fn route_table(port: u16, hosts: Hosts) -> RouteTable {
         hosts: hosts.collect(),
         inbound: true,
     }
+}
+
+/// All requests go to the application; those with a limit of their own have a route of their own.
+fn routes(
+    cluster: Arc<str>,
+    path_rates: Vec<(Arc<str>, RequestLimit)>,
+    provenance: &Provenance,
+) -> Vec<Route> {
+    let forward = || RouteAction::Forward(WeightedCluster::all(cluster.clone()));
+    let limited = path_rates.into_iter().map(|(path, rate)| {
+        let matches = HttpMatch {
+            path: Some(path),
+            ..HttpMatch::default()
+        };
+        Route {
+            rate: Some(rate),
+            ..route(RouteMatch::Http(matches), forward(), provenance)
+        }
+    });
+    let rest = route(RouteMatch::Any, forward(), provenance);
+    limited.chain([rest]).collect()
 }

@@ -7,11 +7,11 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Tables, inbound::local_name};
+use super::{Tables, choice::route, inbound::local_name};
 use crate::{
     config::{
-        Access, IngressChain, IngressGate, Route, RouteAction, RouteMatch, RouteTable, Rule,
-        VirtualHost, WeightedCluster,
+        Access, IngressChain, IngressGate, RouteAction, RouteMatch, RouteTable, Rule, VirtualHost,
+        WeightedCluster,
     },
     mesh::{Backing, Mesh},
     policy::{IngressClients, IngressRule, IngressTls, PortSet},
@@ -150,11 +150,13 @@ fn table(service: &Service, rule: &IngressRule) -> RouteTable {
         hosts: vec![Arc::new(VirtualHost {
             name: format!("ingress_virtual-host|{}", service.fqdn()).into(),
             domains: vec!["*".to_owned()],
-            routes: vec![Route {
-                matches: RouteMatch::Any,
-                action: RouteAction::Forward(WeightedCluster::all(cluster)),
-                provenance: rule.provenance.clone(),
-            }],
+            routes: vec![route(
+                RouteMatch::Any,
+                RouteAction::Forward(WeightedCluster::all(cluster)),
+                &rule.provenance,
+            )],
+            retry: None,
+            rate: None,
         })],
         inbound: true,
     }

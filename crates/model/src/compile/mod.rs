@@ -28,6 +28,7 @@ pub(crate) fn compile(mesh: &Mesh, workload: &Workload) -> ProxyConfig {
     ProxyConfig {
         identity: mesh.identity(&workload.account),
         tls: mesh.settings.tls.clone(),
+        authorizer: mesh.settings.authorizer.clone(),
         outbound,
         inbound,
         scraped: workload.scraped,

@@ -1,7 +1,7 @@
 //! What the application may dial: services of the mesh, and egress.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -20,7 +20,8 @@ use crate::{
         Route, RouteAction, RouteMatch, RouteTable, UpstreamHttp, VirtualHost, WeightedCluster,
     },
     identity::ServiceAccount,
-    mesh::{Mesh, ServiceEntry},
+    limits::{ConnectionLimits, RetryPolicy},
+    mesh::{Key, Mesh, ServiceEntry},
     service::{Endpoint, Protocol, Service, ServicePort, Workload, fqdn, host_names},
 };
 
@@ -43,12 +44,14 @@ pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> 
         server_first: parts.server_first.clone(),
     };
     for (port, hosts) in &parts.hosts {
-        tables.route(route_table(*port, hosts, &workload.namespace));
+        let retries = mesh.retries_of.get(&workload.account);
+        tables.route(route_table(*port, hosts, &workload.namespace, retries));
     }
     tables.clusters.extend(parts.clusters.clone());
     tables.trust.extend(parts.trust.clone());
     if outbound.passthrough {
         tables.cluster(Arc::new(Cluster {
+            limits: ConnectionLimits::default(),
             name: PASSTHROUGH.into(),
             kind: ClusterKind::OriginalDestination,
             http: UpstreamHttp::Opaque,
@@ -60,13 +63,24 @@ pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> 
     (!idle).then_some(outbound)
 }
 
-fn route_table(port: u16, hosts: &[Host], namespace: &str) -> RouteTable {
+/// What a client's requests to services are tried again by.
+type Retries = HashMap<Key, Arc<RetryPolicy>>;
+
+fn route_table(
+    port: u16,
+    hosts: &[Host],
+    namespace: &str,
+    retries: Option<&Retries>,
+) -> RouteTable {
     let near = |host: &Host| {
-        let near = &*host.namespace == namespace;
-        if near {
-            host.near.clone()
-        } else {
-            host.far.clone()
+        let near = *host.service.0 == *namespace;
+        let chosen = if near { &host.near } else { &host.far };
+        match retries.and_then(|retries| retries.get(&host.service)) {
+            None => chosen.clone(),
+            Some(policy) => Arc::new(VirtualHost {
+                retry: Some(policy.clone()),
+                ..(**chosen).clone()
+            }),
         }
     };
     let (pods, services): (Vec<&Host>, Vec<&Host>) = hosts.iter().partition(|host| host.pod);
@@ -128,7 +142,7 @@ pub(crate) struct OutboundParts {
 /// A virtual host in two forms: for clients of its namespace, which may use the bare name, and others.
 #[derive(Debug)]
 struct Host {
-    namespace: Arc<str>,
+    service: Key,
     /// Of a single pod below a headless service.
     pod: bool,
     near: Arc<VirtualHost>,
@@ -174,6 +188,9 @@ impl OutboundParts {
         let trust: Arc<str> = format!("root-cert-for-mtls-outbound:{}", service.key()).into();
         let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut any = false;
+        let setting = mesh.settings_of.get(&entry.key());
+        let limits = setting.map(|setting| setting.connections.clone());
+        let limits = limits.unwrap_or_default();
         for (port, cluster) in service.ports.iter().zip(&entry.clusters) {
             let admitted = port.endpoints.iter();
             let admitted = admitted.filter(|e| reach.admits(e, port.protocol));
@@ -190,11 +207,14 @@ impl OutboundParts {
                     .into_iter()
                     .map(|account| account.spiffe(domain).into()),
             );
-            let built = mesh_cluster(cluster, service.fqdn(), &trust, port.protocol, &endpoints);
+            let mut built =
+                mesh_cluster(cluster, service.fqdn(), &trust, port.protocol, &endpoints);
+            built.limits = limits.clone();
             self.clusters.insert(cluster.clone(), Arc::new(built));
             let target = Target {
                 cluster: cluster.clone(),
                 endpoints,
+                limits: limits.clone(),
             };
             targets.insert((index, port.port), target);
         }
@@ -221,6 +241,8 @@ impl OutboundParts {
         let endpoints = target
             .map(|target| target.endpoints.as_slice())
             .unwrap_or_default();
+        let limits = target.map(|target| target.limits.clone());
+        let limits = &limits.unwrap_or_default();
         if port.protocol.is_http() {
             let addresses = addresses(service, endpoints);
             let forward = Forward::Http(table_name(port.port));
@@ -228,7 +250,7 @@ impl OutboundParts {
             self.add_chain(service, &service.name, port, addresses, forward, choice);
             for (hostname, endpoints) in by_hostname(service, endpoints) {
                 let name = format!("{hostname}.{}", service.name);
-                let cluster = self.add_pod_cluster(service, &name, port, &endpoints);
+                let cluster = self.add_pod_cluster(service, &name, port, &endpoints, limits);
                 let action = RouteAction::Forward(WeightedCluster::all(cluster));
                 let routes = vec![route(RouteMatch::Any, action, &choice.provenance)];
                 self.add_host(service, &name, port.port, &routes);
@@ -238,7 +260,7 @@ impl OutboundParts {
         // Opaque connections to a pod of a headless service must reach that very pod.
         for (hostname, endpoints) in by_hostname(service, endpoints) {
             let name = format!("{hostname}.{}", service.name);
-            let cluster = self.add_pod_cluster(service, &name, port, &endpoints);
+            let cluster = self.add_pod_cluster(service, &name, port, &endpoints, limits);
             let forward = Forward::Tcp(WeightedCluster::all(cluster));
             let addresses = addresses(service, &endpoints);
             self.add_chain(service, &name, port, addresses, forward, choice);
@@ -256,13 +278,15 @@ impl OutboundParts {
         name: &str,
         port: &ServicePort,
         endpoints: &[&Endpoint],
+        limits: &ConnectionLimits,
     ) -> Arc<str> {
         let target_ports = endpoints.iter().map(|e| e.address.port());
         let target_port = target_ports.min().unwrap_or(port.target_port);
         let cluster: Arc<str> = format!("{}/{name}|{target_port}", service.namespace).into();
         let trust: Arc<str> = format!("root-cert-for-mtls-outbound:{}", service.key()).into();
         let server_name = fqdn(name, &service.namespace);
-        let built = mesh_cluster(&cluster, server_name, &trust, port.protocol, endpoints);
+        let mut built = mesh_cluster(&cluster, server_name, &trust, port.protocol, endpoints);
+        built.limits = limits.clone();
         self.clusters.insert(cluster.clone(), Arc::new(built));
         cluster
     }
@@ -273,10 +297,12 @@ impl OutboundParts {
                 name: format!("outbound_virtual-host|{}", fqdn(name, &service.namespace)).into(),
                 domains: host_names(name, &service.namespace, port, short),
                 routes: routes.to_vec(),
+                retry: None,
+                rate: None,
             })
         };
         self.hosts.entry(port).or_default().push(Host {
-            namespace: service.namespace.clone(),
+            service: (service.namespace.clone(), service.name.clone()),
             pod: *name != *service.name,
             near: host(true),
             far: host(false),
@@ -333,6 +359,7 @@ fn mesh_cluster(
             Protocol::Http => UpstreamHttp::AsDownstream,
             Protocol::Tcp | Protocol::TcpServerFirst => UpstreamHttp::Opaque,
         },
+        limits: ConnectionLimits::default(),
     }
 }
 

@@ -57,6 +57,13 @@ pub(super) fn seconds(seconds: i64) -> Duration {
     Duration { seconds, nanos: 0 }
 }
 
+pub(super) fn duration(value: std::time::Duration) -> Duration {
+    Duration {
+        seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(value.subsec_nanos()).unwrap_or(0),
+    }
+}
+
 pub(super) fn yes() -> Option<BoolValue> {
     Some(BoolValue { value: true })
 }

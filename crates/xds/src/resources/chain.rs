@@ -15,37 +15,67 @@ use envoy_types::pb::{
     },
     google::protobuf::Any,
 };
-use model::{Access, Forward, InboundChain, IngressChain, WeightedCluster};
+use model::{Access, Forward, InboundChain, IngressChain, ProxyConfig, WeightedCluster};
 
-use super::{build, rbac};
+use super::{authorizer, build, limit, rbac};
 
 /// Filters of an outbound chain.
 pub(super) fn outbound(name: &str, forward: &Forward) -> Vec<Filter> {
     vec![match forward {
-        Forward::Http(table) => http(name, table, None),
+        Forward::Http(table) => http(name, table, Vec::new()),
         Forward::Tcp(clusters) => tcp(name, clusters),
     }]
 }
 
-/// Filters of an inbound chain: who may connect, then who may request what.
-pub(super) fn inbound(chain: &InboundChain) -> Vec<Filter> {
-    let gate = match &chain.connections {
-        Access::Everyone => None,
-        Access::Only(rules) => {
-            let config = rbac::network_filter(rules, &chain.name);
-            Some(filter("envoy.filters.network.rbac", config))
+/// Filters of an inbound chain: who may connect and how often, then who may request what, how often, and what a
+/// third party says of it.
+pub(super) fn inbound(config: &ProxyConfig, chain: &InboundChain) -> Vec<Filter> {
+    let mut filters = Vec::new();
+    if let Access::Only(rules) = &chain.connections {
+        let gate = rbac::network_filter(rules, &chain.name);
+        filters.push(filter("envoy.filters.network.rbac", gate));
+    }
+    if let Some(rate) = &chain.connection_rate {
+        let bucket = limit::connection_filter(&chain.name, rate);
+        filters.push(filter(limit::CONNECTIONS, bucket));
+    }
+    filters.push(match &chain.forward {
+        Forward::Http(table) => {
+            let limits = chain.limits_requests;
+            let before = inbound_http_filters(config, &chain.requests, limits);
+            http(&chain.name, table, before)
         }
-    };
-    let last = match &chain.forward {
-        Forward::Http(table) => http(&chain.name, table, Some(&chain.requests)),
         Forward::Tcp(clusters) => tcp(&chain.name, clusters),
-    };
-    gate.into_iter().chain([last]).collect()
+    });
+    filters
 }
 
 /// The filter of a chain for clients outside the mesh.
-pub(super) fn ingress(chain: &IngressChain) -> Filter {
-    http(&chain.name, &chain.table, Some(&chain.requests))
+pub(super) fn ingress(config: &ProxyConfig, chain: &IngressChain) -> Filter {
+    let before = inbound_http_filters(config, &chain.requests, false);
+    http(&chain.name, &chain.table, before)
+}
+
+/// In this order: what is forbidden uses up no limit, and what is over a limit is not shown to the authorizer
+/// (scenario EXT-05).
+fn inbound_http_filters(config: &ProxyConfig, requests: &Access, limits: bool) -> Vec<HttpFilter> {
+    let mut filters = Vec::new();
+    if let Access::Only(rules) = requests {
+        filters.push(http_filter(
+            "envoy.filters.http.rbac",
+            rbac::http_filter(rules),
+        ));
+    }
+    if limits {
+        filters.push(http_filter(limit::REQUESTS, limit::request_filter()));
+    }
+    if let Some(authorizer) = &config.authorizer {
+        filters.push(http_filter(
+            "envoy.filters.http.ext_authz",
+            authorizer::filter(authorizer),
+        ));
+    }
+    filters
 }
 
 fn filter(name: &str, config: Any) -> Filter {
@@ -55,20 +85,15 @@ fn filter(name: &str, config: Any) -> Filter {
     }
 }
 
-/// `requests`: who may request what, for inbound chains.
-fn http(stat_prefix: &str, table: &str, requests: Option<&Access>) -> Filter {
-    let rules = match requests {
-        Some(Access::Only(rules)) => Some(rbac::http_filter(rules)),
-        Some(Access::Everyone) | None => None,
-    };
-    let rbac = rules.map(|rules| http_filter("envoy.filters.http.rbac", rules));
+/// `before`: the filters in front of the router.
+fn http(stat_prefix: &str, table: &str, before: Vec<HttpFilter>) -> Filter {
     let manager = manager(
         stat_prefix,
         http_connection_manager::RouteSpecifier::Rds(Rds {
             config_source: build::ads(),
             route_config_name: table.to_owned(),
         }),
-        rbac,
+        before,
     );
     filter(
         "envoy.filters.network.http_connection_manager",
@@ -82,7 +107,7 @@ pub(super) fn fixed_http(
     table: envoy_types::pb::envoy::config::route::v3::RouteConfiguration,
 ) -> Filter {
     let routes = http_connection_manager::RouteSpecifier::RouteConfig(table);
-    let manager = manager(stat_prefix, routes, None);
+    let manager = manager(stat_prefix, routes, Vec::new());
     filter(
         "envoy.filters.network.http_connection_manager",
         build::any(&manager),
@@ -92,13 +117,14 @@ pub(super) fn fixed_http(
 fn manager(
     stat_prefix: &str,
     routes: http_connection_manager::RouteSpecifier,
-    rbac: Option<HttpFilter>,
+    mut filters: Vec<HttpFilter>,
 ) -> HttpConnectionManager {
-    let router = http_filter("envoy.filters.http.router", build::any(&Router::default()));
+    let router = build::any(&Router::default());
+    filters.push(http_filter("envoy.filters.http.router", router));
     HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
         route_specifier: Some(routes),
-        http_filters: rbac.into_iter().chain([router]).collect(),
+        http_filters: filters,
         upgrade_configs: vec![http_connection_manager::UpgradeConfig {
             upgrade_type: "websocket".to_owned(),
             ..Default::default()

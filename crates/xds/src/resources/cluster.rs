@@ -5,7 +5,10 @@ use std::{collections::HashMap, net::SocketAddr};
 use envoy_types::pb::envoy::{
     config::{
         cluster::v3::{Cluster, cluster},
-        core::v3::{Http1ProtocolOptions, Http2ProtocolOptions},
+        core::v3::{
+            Http1ProtocolOptions, Http2ProtocolOptions,
+            HttpProtocolOptions as HttpProtocolOptionsOfAllVersions,
+        },
         endpoint::v3::{
             ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
         },
@@ -23,7 +26,7 @@ use envoy_types::pb::envoy::{
 };
 use model::{ClusterKind, ProxyConfig, UpstreamHttp};
 
-use super::build;
+use super::{build, limit};
 
 /// How long a connection may take to come about: Envoy's own default, which OSM does not change.
 const CONNECT_TIMEOUT_SECONDS: i64 = 5;
@@ -40,8 +43,12 @@ const ADMIN_PORT: u16 = 15000;
 pub(super) fn cluster(config: &ProxyConfig, value: &model::Cluster) -> Cluster {
     let mut message = Cluster {
         name: value.name.to_string(),
-        connect_timeout: Some(build::seconds(CONNECT_TIMEOUT_SECONDS)),
-        typed_extension_protocol_options: http_options(value.http),
+        connect_timeout: Some(match value.limits.connect_timeout {
+            Some(timeout) => build::duration(timeout),
+            None => build::seconds(CONNECT_TIMEOUT_SECONDS),
+        }),
+        circuit_breakers: Some(limit::circuit_breakers(&value.limits)),
+        typed_extension_protocol_options: http_options(value),
         ..Default::default()
     };
     let kind = match &value.kind {
@@ -131,8 +138,8 @@ fn lb_endpoint(host: &str, port: u16) -> LbEndpoint {
     }
 }
 
-fn http_options(http: UpstreamHttp) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
-    let options = match http {
+fn http_options(value: &model::Cluster) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+    let options = match value.http {
         UpstreamHttp::Opaque => return HashMap::new(),
         UpstreamHttp::Http2 => {
             let http2 = ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default());
@@ -150,6 +157,12 @@ fn http_options(http: UpstreamHttp) -> HashMap<String, envoy_types::pb::google::
     };
     let options = HttpProtocolOptions {
         upstream_protocol_options: Some(options),
+        common_http_protocol_options: value.limits.requests_per_connection.map(|limit| {
+            HttpProtocolOptionsOfAllVersions {
+                max_requests_per_connection: build::number(limit),
+                ..Default::default()
+            }
+        }),
         ..Default::default()
     };
     HashMap::from([(HTTP_OPTIONS.to_owned(), build::any(&options))])

@@ -151,7 +151,7 @@ fn inbound_chain(config: &ProxyConfig, trust: &str, value: &InboundChain) -> Fil
             application_protocols: vec![build::MESH_ALPN.to_owned()],
             ..Default::default()
         }),
-        filters: chain::inbound(value),
+        filters: chain::inbound(config, value),
         transport_socket: build::tls_socket(&DownstreamTlsContext {
             common_tls_context: Some(build::mesh_server_tls(config, trust)),
             require_client_certificate: build::yes(),
@@ -187,7 +187,7 @@ fn ingress_chain(config: &ProxyConfig, trust: &str, value: &IngressChain) -> Fil
     FilterChain {
         name: value.name.to_string(),
         filter_chain_match: Some(matches),
-        filters: vec![chain::ingress(value)],
+        filters: vec![chain::ingress(config, value)],
         transport_socket,
         metadata: build::origin(&value.provenance),
         ..Default::default()

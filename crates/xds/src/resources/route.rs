@@ -1,13 +1,13 @@
 //! Route tables, and conditions on requests.
 
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch,
-    VirtualHost, WeightedCluster, header_matcher, route, route_action, route_match,
-    weighted_cluster,
+    DirectResponseAction, HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration,
+    RouteMatch, VirtualHost, WeightedCluster, header_matcher, retry_policy, route, route_action,
+    route_match, weighted_cluster,
 };
 use model::HttpMatch;
 
-use super::build;
+use super::{build, limit};
 
 pub(super) fn table(table: &model::RouteTable) -> RouteConfiguration {
     RouteConfiguration {
@@ -22,6 +22,8 @@ fn virtual_host(host: &model::VirtualHost) -> VirtualHost {
         name: host.name.to_string(),
         domains: host.domains.clone(),
         routes: host.routes.iter().map(one_route).collect(),
+        retry_policy: host.retry.as_deref().map(retry),
+        typed_per_filter_config: limit::per_filter_config(host.rate.as_ref()),
         ..Default::default()
     }
 }
@@ -40,7 +42,22 @@ fn one_route(value: &model::Route) -> Route {
         name: value.provenance.to_string(),
         r#match: Some(route_match(&value.matches)),
         metadata: build::origin(&value.provenance),
+        typed_per_filter_config: limit::per_filter_config(value.rate.as_ref()),
         action: Some(action),
+        ..Default::default()
+    }
+}
+
+/// The longest pause stays Envoy's: ten times the first.
+fn retry(policy: &model::RetryPolicy) -> RetryPolicy {
+    RetryPolicy {
+        retry_on: policy.conditions.to_string(),
+        num_retries: build::number(policy.retries),
+        per_try_timeout: policy.per_try_timeout.map(build::duration),
+        retry_back_off: policy.back_off.map(|interval| retry_policy::RetryBackOff {
+            base_interval: Some(build::duration(interval)),
+            max_interval: None,
+        }),
         ..Default::default()
     }
 }

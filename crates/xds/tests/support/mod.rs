@@ -3,12 +3,14 @@
 
 pub mod render;
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use model::{
-    Authorization, Backend, EgressPort, EgressProtocol, EgressRule, Endpoint, HttpGrant, HttpMatch,
-    IngressClients, IngressRule, IngressTls, Mesh, MeshParts, MeshSettings, PortSet, Protocol,
-    Provenance, ProxyConfig, Service, ServiceAccount, ServicePort, Split, TlsParameters, Workload,
+    Authorization, Authorizer, Backend, ConnectionLimits, EgressPort, EgressProtocol, EgressRule,
+    Endpoint, HttpGrant, HttpMatch, IngressClients, IngressRule, IngressTls, Mesh, MeshParts,
+    MeshSettings, PortSet, Protocol, Provenance, ProxyConfig, RequestLimit, RetryPolicy, RetryRule,
+    Service, ServiceAccount, ServicePort, Split, TlsParameters, TokenBucket, UpstreamSetting,
+    Workload,
 };
 
 /// Name and configuration of every case.
@@ -20,6 +22,8 @@ pub fn cases() -> Vec<(&'static str, ProxyConfig)> {
         ("smi-server", compile(smi(), "web-0")),
         ("egress-client", compile(egress(), "client")),
         ("ingress-server", compile(ingress(), "web-0")),
+        ("limits-client", compile(limits(), "client")),
+        ("limits-server", compile(limits(), "web-0")),
         (
             "nothing",
             compile(
@@ -124,6 +128,64 @@ fn ingress() -> MeshParts {
     }
 }
 
+/// Everything an UpstreamTrafficSetting, a Retry and an external authorizer add.
+fn limits() -> MeshParts {
+    let bucket = |fill| TokenBucket {
+        capacity: fill + 10,
+        fill,
+        interval: Duration::from_secs(60),
+    };
+    let rate = |fill| RequestLimit {
+        bucket: bucket(fill),
+        status: 429,
+        headers: vec![("x-limited".into(), "yes".into())],
+    };
+    let setting = |service: &str| UpstreamSetting {
+        provenance: Provenance::new("UpstreamTrafficSetting", "shop", service),
+        namespace: "shop".into(),
+        service: service.into(),
+        connections: ConnectionLimits {
+            connections: Some(2),
+            pending_requests: Some(1),
+            requests: Some(3),
+            retries: None,
+            requests_per_connection: Some(7),
+            connect_timeout: Some(Duration::from_millis(1500)),
+        },
+        connection_rate: Some(bucket(5)),
+        request_rate: Some(rate(3)),
+        path_rates: vec![(".*".into(), rate(1)), ("/not-granted".into(), rate(2))],
+    };
+    let retry = RetryRule {
+        provenance: Provenance::new("Retry", "shop", "again"),
+        source: account("client"),
+        services: vec![("shop".into(), "web".into())],
+        policy: RetryPolicy {
+            conditions: "5xx,connect-failure".into(),
+            retries: 4,
+            per_try_timeout: Some(Duration::from_secs(1)),
+            back_off: Some(Duration::from_millis(50)),
+        },
+    };
+    let authorizer = Authorizer {
+        host: "opa.opa.svc.cluster.local".into(),
+        port: 9191,
+        timeout: Duration::from_secs(1),
+        fail_open: false,
+        stat_prefix: "inboundExtAuthz".into(),
+    };
+    MeshParts {
+        settings: MeshSettings {
+            permissive: true,
+            authorizer: Some(Arc::new(authorizer)),
+            ..settings()
+        },
+        upstream_settings: vec![setting("web"), setting("tcp")],
+        retries: vec![retry],
+        ..shop()
+    }
+}
+
 fn egress() -> MeshParts {
     let rule = |name: &str,
                 hosts: &[&str],
@@ -139,6 +201,7 @@ fn egress() -> MeshParts {
                 .map(|&(number, protocol)| EgressPort { number, protocol })
                 .collect(),
             http: None,
+            limits: ConnectionLimits::default(),
         }
     };
     use EgressProtocol::*;

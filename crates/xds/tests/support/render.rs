@@ -5,6 +5,10 @@ use std::{
     fmt::{Debug, Write},
 };
 
+use envoy_types::pb::envoy::extensions::filters::http::{
+    ext_authz::v3::ExtAuthz, local_ratelimit::v3::LocalRateLimit as RequestRateLimit,
+};
+use envoy_types::pb::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit as ConnectionRateLimit;
 use envoy_types::pb::envoy::{
     config::{
         cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
@@ -46,7 +50,7 @@ fn any(type_url: &str, value: &[u8]) -> String {
         (M::type_url() == type_url).then(|| format!("{:#?}", M::decode(value).unwrap()))
     }
     type Decoder = fn(&str, &[u8]) -> Option<String>;
-    let decoders: [Decoder; 16] = [
+    let decoders: [Decoder; 19] = [
         debug::<Cluster>,
         debug::<ClusterLoadAssignment>,
         debug::<Listener>,
@@ -69,6 +73,9 @@ fn any(type_url: &str, value: &[u8]) -> String {
         debug::<DownstreamTlsContext>,
         debug::<UpstreamTlsContext>,
         debug::<HttpProtocolOptions>,
+        debug::<ConnectionRateLimit>,
+        debug::<RequestRateLimit>,
+        debug::<ExtAuthz>,
     ];
     let text = decoders.iter().find_map(|decode| decode(type_url, value));
     tidy(&text.unwrap_or_else(|| panic!("no decoder for {type_url}")))
