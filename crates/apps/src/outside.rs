@@ -54,7 +54,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         servers.spawn(serve(listener, None, answer));
     }
     if let Some(port) = options.echo_port {
-        servers.spawn(tcp::echo(tcp::EchoOptions { port }));
+        servers.spawn(tcp::echo(tcp::EchoOptions {
+            port,
+            prefix: tcp::PREFIX.to_owned(),
+        }));
     }
     if let Some(port) = options.banner_port {
         servers.spawn(tcp::banner(tcp::BannerOptions { port }));

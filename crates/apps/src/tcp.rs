@@ -14,6 +14,9 @@ pub struct EchoOptions {
     /// Port of the server
     #[arg(long, default_value_t = 9000)]
     pub port: u16,
+    /// Written before each line; the default is that of upstream's demo server
+    #[arg(long, default_value = PREFIX)]
+    pub prefix: String,
 }
 
 /// `osm-apps banner`.
@@ -25,7 +28,7 @@ pub struct BannerOptions {
 }
 
 /// What the echo writes before each line, as upstream's demo server does.
-const PREFIX: &[u8] = b"echo response: ";
+pub const PREFIX: &str = "echo response: ";
 
 /// The longest line that the echo reads.
 const MAX_LINE: u64 = 64 * 1024;
@@ -35,16 +38,22 @@ const BANNER: &[u8] = b"220 banner ready\r\n";
 
 /// Answers every line with a prefix and the line.
 pub async fn echo(options: EchoOptions) -> anyhow::Result<()> {
-    each(options.port, "tcp-echo", |stream| async move {
-        let (reader, mut writer) = stream.into_split();
-        let mut reader = BufReader::new(reader);
-        loop {
-            let mut line = Vec::new();
-            let limited = &mut tokio::io::AsyncReadExt::take(&mut reader, MAX_LINE);
-            if limited.read_until(b'\n', &mut line).await? == 0 {
-                return Ok(());
+    let prefix: std::sync::Arc<str> = options.prefix.into();
+    each(options.port, "tcp-echo", move |stream| {
+        let prefix = prefix.clone();
+        async move {
+            let (reader, mut writer) = stream.into_split();
+            let mut reader = BufReader::new(reader);
+            loop {
+                let mut line = Vec::new();
+                let limited = &mut tokio::io::AsyncReadExt::take(&mut reader, MAX_LINE);
+                if limited.read_until(b'\n', &mut line).await? == 0 {
+                    return Ok(());
+                }
+                writer
+                    .write_all(&[prefix.as_bytes(), &line].concat())
+                    .await?;
             }
-            writer.write_all(&[PREFIX, &line].concat()).await?;
         }
     })
     .await

@@ -16,6 +16,9 @@ mod inj;
 mod inj_details;
 mod ipt;
 mod perm;
+mod spec;
+mod split;
+mod tcp;
 
 /// One acceptance scenario.
 pub struct Scenario {
@@ -70,6 +73,9 @@ pub fn all() -> Vec<&'static Scenario> {
         inj::ALL,
         inj_details::ALL,
         ipt::ALL,
+        spec::ALL,
+        split::ALL,
+        tcp::ALL,
     ]
     .into_iter()
     .flatten()
