@@ -313,7 +313,7 @@ async fn web(scene: &Scene<'_>, ports: Value) -> Result<(Pod, String)> {
 
 async fn protocols(scene: &Scene<'_>) -> Result<()> {
     let port = |number: u16, name: &str, protocol: Option<&str>| {
-        let mut port = json!({ "name": name, "port": number, "targetPort": PORT });
+        let mut port = json!({ "name": name, "port": number, "targetPort": 8000 + number });
         if let Some(protocol) = protocol {
             port["appProtocol"] = json!(protocol);
         }
@@ -328,6 +328,16 @@ async fn protocols(scene: &Scene<'_>) -> Result<()> {
         port(86, "http-z", Some("kubernetes.io/h2c")),
     ]);
     let (client, servers) = web(scene, ports).await?;
+    // A pod that listens on a port for each of them: two protocols on one would be one of the two.
+    let containers: Vec<Value> = (81..87_u16)
+        .map(|number| {
+            let container = named_httpbin(8000 + number);
+            with(container, &["name"], json!(format!("port-{number}")))
+        })
+        .collect();
+    let spec = with(pod("server", json!({})), &["containers"], json!(containers));
+    scene.apply(&[deployment(&servers, "server", spec)]).await?;
+    scene.pod(&servers, "server", "port-81").await?;
     let get = |port: u16| format!("http://server.{servers}:{port}/get");
     for number in [81, 82, 84, 83, 85] {
         scene.curl(&client, &get(number), Ends::Status(200)).await?;
