@@ -106,6 +106,11 @@ impl Shared {
         self.unhealthy.store(fail, Ordering::Relaxed);
     }
 
+    /// Whether health checks are to fail: the administrator wants it so.
+    pub fn is_failing(&self) -> bool {
+        self.unhealthy.load(Ordering::Relaxed)
+    }
+
     /// Whether clients are to leave: HTTP/1 responses carry `Connection: close`, HTTP/2 connections get a GOAWAY.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed) || self.unhealthy.load(Ordering::Relaxed)

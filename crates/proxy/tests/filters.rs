@@ -497,8 +497,10 @@ async fn health_checks_are_answered_by_the_health_of_clusters() {
     proxy.shared.fail_health(true);
     let failed = get(at, "/healthy", "").await;
     assert_eq!(status(&failed), "503", "{failed}");
+    let other = get(at, "/get", "").await;
+    assert_eq!(status(&other), "200", "{other}");
     assert_eq!(
-        header(&failed, "x-envoy-immediate-health-check-fail"),
+        header(&other, "x-envoy-immediate-health-check-fail"),
         ["true"]
     );
 }

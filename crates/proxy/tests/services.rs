@@ -531,6 +531,85 @@ async fn an_authorization_service_sees_the_request_and_decides() {
 }
 
 #[tokio::test]
+async fn an_authorization_service_is_shown_as_much_of_the_body_as_it_wants() {
+    let (services, at) = serve().await;
+    let mut proxy = proxy(at).await;
+    let settings = |partial, bytes| authz::BufferSettings {
+        max_request_bytes: 4,
+        allow_partial_message: partial,
+        pack_as_bytes: bytes,
+    };
+    let filter = authz::ExtAuthz {
+        with_request_body: Some(settings(true, false)),
+        ..ext_authz("services", 5000)
+    };
+    let paths = ["/whole", "/none", "/.*"];
+    let front = http_front(&mut proxy, any(&filter), &paths, |host| {
+        let whole = authz::CheckSettings {
+            with_request_body: Some(settings(false, true)),
+            ..Default::default()
+        };
+        let none = authz::CheckSettings {
+            disable_request_body_buffering: true,
+            ..Default::default()
+        };
+        for (index, settings) in [whole, none].into_iter().enumerate() {
+            let config = route_settings(settings);
+            let route = &mut host.routes[index];
+            route
+                .typed_per_filter_config
+                .insert("filter".into(), config);
+        }
+    });
+    let post = |path: &str, body: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: web.ns\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let chunked = "POST /x HTTP/1.1\r\nHost: web.ns\r\nConnection: close\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n";
+    // The request, the answer's status, what the application got, what the service saw.
+    let cases = [
+        (
+            post("/x", "hello world"),
+            "200",
+            "body: 11",
+            Some(("hell", "true")),
+        ),
+        (post("/x", "hey"), "200", "body: 3", Some(("hey", "false"))),
+        (chunked.to_owned(), "200", "body: 6", Some(("abcd", "true"))),
+        (
+            post("/whole", "four"),
+            "200",
+            "body: 4",
+            Some(("four", "false")),
+        ),
+        (post("/whole", "fiver"), "413", "Payload Too Large", None),
+        (post("/none", "hello"), "200", "body: 5", Some(("", ""))),
+    ];
+    for (request, expected, body, seen) in cases {
+        let answer = raw(front, request.as_bytes()).await.unwrap();
+        assert_eq!(status(&answer), expected, "{answer}");
+        assert!(answer.contains(body), "{answer}");
+        let asked = services.checks.lock().pop();
+        let asked = asked.map(|asked| {
+            let request = asked.attributes.unwrap().request.unwrap().http.unwrap();
+            let partial = request.headers.get("x-envoy-auth-partial-body").cloned();
+            let text = match request.body.is_empty() {
+                true => String::from_utf8(request.raw_body).unwrap(),
+                false => request.body,
+            };
+            (text, partial.unwrap_or_default())
+        });
+        let asked = asked
+            .as_ref()
+            .map(|(text, partial)| (text.as_str(), partial.as_str()));
+        assert_eq!(asked, seen, "{request}");
+    }
+}
+
+#[tokio::test]
 async fn an_authorization_service_that_fails_is_passed_over_where_that_is_allowed() {
     let (_services, at) = serve().await;
     let mut proxy = proxy(at).await;

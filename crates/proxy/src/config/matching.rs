@@ -19,6 +19,11 @@ pub(super) fn string(message: &matcher::StringMatcher) -> Checked<StringMatch> {
         (false, affix) => StringMatch::Affix(affix, pattern.to_owned()),
     };
     match &message.match_pattern {
+        Some(Pattern::Prefix(text) | Pattern::Suffix(text) | Pattern::Contains(text))
+            if text.is_empty() =>
+        {
+            refuse("an empty pattern matches everything: Envoy takes none")
+        }
         Some(Pattern::Exact(text)) => Ok(affix(Affix::Whole, text)),
         Some(Pattern::Prefix(text)) => Ok(affix(Affix::Prefix, text)),
         Some(Pattern::Suffix(text)) => Ok(affix(Affix::Suffix, text)),

@@ -16,6 +16,7 @@ use super::body::{Broken, Piece};
 use super::h1::Head;
 use super::pool::{OpenError, Pool};
 use super::upstream::Upstream;
+use crate::access::milliseconds;
 use crate::cluster::{ChoiceContext, Chosen, Cluster, Outcome, UpstreamHttp};
 use crate::format::{Facts, Missing, Template};
 use crate::listener::H2;
@@ -25,6 +26,9 @@ use crate::worker::{Worker, roll};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// Marks requests of the proxy's own.
+const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Answers of services are small; a larger one is refused.
 const LARGEST: usize = 1 << 20;
@@ -193,6 +197,13 @@ pub async fn send(worker: &Worker, cluster: &Arc<str>, call: Call) -> Result<Rep
     drop(snapshot);
     let found = found.ok_or_else(|| CallError::NoCluster(cluster.clone()))?;
     let limit = call.timeout.unwrap_or(LONGEST);
+    let mut call = call;
+    let yes = HeaderValue::from_static("true");
+    call.headers.insert(INTERNAL, yes);
+    if let Some(timeout) = call.timeout {
+        let milliseconds = HeaderValue::from(milliseconds(timeout));
+        call.headers.insert(EXPECTED_TIMEOUT, milliseconds);
+    }
     let mut chosen = None;
     match timeout(limit, exchange(worker, &found, &call, &mut chosen)).await {
         Ok(Ok(reply)) => {
@@ -282,7 +293,8 @@ async fn begin(
             target: &call.path,
             host: &call.authority,
             headers: &call.headers,
-            length: length(&call.body),
+            // A service is told that there is none, as Envoy does.
+            length: Length::Exact(u64::try_from(call.body.len()).unwrap_or(0)),
             upgrade: None,
         });
         return Ok((Upstream::Http1(connection), reused));
@@ -303,13 +315,6 @@ async fn begin(
     }
 }
 
-fn length(body: &Bytes) -> Length {
-    match u64::try_from(body.len()) {
-        Ok(0) | Err(_) => Length::Empty,
-        Ok(length) => Length::Exact(length),
-    }
-}
-
 fn head2(call: &Call, is_tls: bool) -> Result<Request<()>, CallError> {
     let uri = Uri::builder()
         .scheme(if is_tls { "https" } else { "http" })
@@ -322,10 +327,9 @@ fn head2(call: &Call, is_tls: bool) -> Result<Request<()>, CallError> {
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = call.headers.clone();
     *request.uri_mut() = uri;
-    if !call.is_grpc
-        && let Length::Exact(length) = length(&call.body)
-    {
-        request.headers_mut().insert(CONTENT_LENGTH, length.into());
+    if !call.is_grpc {
+        let length = HeaderValue::from(call.body.len());
+        request.headers_mut().insert(CONTENT_LENGTH, length);
     }
     Ok(request)
 }
@@ -335,6 +339,8 @@ async fn answered(upstream: &mut Upstream, call: &Call) -> Result<Option<Reply>,
     if !call.body.is_empty() {
         poll_fn(|cx| upstream.poll_ready(cx)).await?;
         upstream.push(call.body.clone(), true)?;
+    } else if !upstream.is_finished() {
+        upstream.finish(None)?;
     }
     let (parts, _) = poll_fn(|cx| {
         // An upstream that closes its ears may have answered before.

@@ -196,7 +196,11 @@ pub(super) fn health_check(
         .map(|(name, percent)| (name.as_str().into(), percent.value.clamp(0.0, 100.0) as u64))
         .collect();
     clusters.sort();
+    let Some(pass_through) = message.pass_through_mode else {
+        return refuse("true or false is needed").at("pass_through_mode");
+    };
     Ok(HealthCheck {
+        pass_through: pass_through.value,
         headers: each("headers", &message.headers, header)?,
         clusters,
         counters: Counters::new(

@@ -146,7 +146,7 @@ message!(FAULT_ABORT, "envoy.extensions.filters.http.fault.v3.FaultAbort", {
 });
 
 message!(HEALTH_CHECK_FILTER, "envoy.extensions.filters.http.health_check.v3.HealthCheck", {
-    1 pass_through_mode: zero "checks are answered, not passed through",
+    1 pass_through_mode: take,
     3 cache_time: refuse,
     4 cluster_min_healthy_percentages: take,
     5 headers: each HEADER_MATCHER,

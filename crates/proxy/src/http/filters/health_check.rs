@@ -6,7 +6,7 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
 use super::counters::Counters;
-use super::{FilterContext, Verdict};
+use super::{FilterContext, State, Verdict};
 use crate::http::reply::LocalReply;
 use crate::matcher::HeaderMatch;
 use crate::reason::Reason;
@@ -25,6 +25,8 @@ pub const NAMES: &[&str] = &["request_total", "ok", "failed"];
 /// The filter.
 #[derive(Debug)]
 pub struct HealthCheck {
+    /// Checks go to the upstream, unless the administrator fails them.
+    pub pass_through: bool,
     /// Requests with all of these are health checks.
     pub headers: Vec<HeaderMatch>,
     /// Clusters with the percentage of their endpoints that must be healthy.
@@ -33,16 +35,23 @@ pub struct HealthCheck {
     pub counters: Counters,
 }
 
-/// Answers health checks.
+/// Answers health checks; tells those who ask for anything else that checks fail.
 pub(super) fn request(filter: &HealthCheck, context: &mut FilterContext<'_, '_>) -> Verdict {
     let view = context.view();
-    if !filter.headers.iter().all(|header| header.matches(&view)) {
-        return Ok(None);
-    }
     let shared = &context.connection.worker.shared;
+    let is_failing = shared.is_failing();
+    if !filter.headers.iter().all(|header| header.matches(&view)) {
+        let yes = HeaderValue::from_static("true");
+        let told = vec![(AddMode::Overwrite, IMMEDIATE_FAIL, yes)];
+        return Ok(is_failing.then_some(State::Headers(told)));
+    }
+    let cluster = HeaderValue::from_str(shared.service_cluster()).ok();
+    let checked = cluster.map(|cluster| (AddMode::Overwrite, CHECKED_CLUSTER, cluster));
+    if filter.pass_through && !is_failing {
+        return Ok(Some(State::Headers(checked.into_iter().collect())));
+    }
     filter.counters.increment(&shared.stats, TOTAL);
-    let is_draining = shared.is_draining();
-    let details = if is_draining {
+    let details = if is_failing {
         Err("health_check_failed")
     } else {
         judge(filter, |name| {
@@ -63,17 +72,7 @@ pub(super) fn request(filter: &HealthCheck, context: &mut FilterContext<'_, '_>)
     };
     let counter = if reply.reason.is_none() { OK } else { FAILED };
     filter.counters.increment(&shared.stats, counter);
-    if let Ok(cluster) = HeaderValue::from_str(shared.service_cluster()) {
-        reply
-            .headers
-            .push((AddMode::Overwrite, CHECKED_CLUSTER, cluster));
-    }
-    if is_draining {
-        let yes = HeaderValue::from_static("true");
-        reply
-            .headers
-            .push((AddMode::Overwrite, IMMEDIATE_FAIL, yes));
-    }
+    reply.headers.extend(checked);
     Err(Box::new(reply))
 }
 
@@ -124,6 +123,7 @@ mod tests {
         ];
         for (clusters, expected) in cases {
             let filter = HealthCheck {
+                pass_through: false,
                 headers: Vec::new(),
                 clusters: clusters
                     .iter()

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use super::verdict::{Approval, Decision, Denial, is_free};
 use super::{Body, ExtAuthz, PARTIAL_BODY, bytes_of};
@@ -94,9 +94,6 @@ fn headers(
     if let Some((_, buffered)) = body {
         let partial = if buffered.whole { "false" } else { "true" };
         headers.insert(PARTIAL_BODY, HeaderValue::from_static(partial));
-    }
-    if bytes_of(body).is_empty() && !matches!(context.parts.method, Method::CONNECT) {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     for (name, value) in &service.headers {
         headers.insert(name.clone(), value.clone());
