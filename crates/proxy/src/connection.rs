@@ -36,6 +36,8 @@ pub struct Connection {
     pub peer: Peer,
     /// Where it comes from, with port.
     pub source: SocketAddr,
+    /// Its destination is another than the socket it came in on: it was redirected, or a PROXY header says so.
+    pub is_redirected: bool,
     /// It came over TLS that we terminated.
     pub is_tls: bool,
     /// The listener.
@@ -88,6 +90,7 @@ pub async fn serve(
             let connection = Connection {
                 peer,
                 source: arrival.source,
+                is_redirected: arrival.destination != local,
                 is_tls,
                 listener,
                 chain,

@@ -85,7 +85,7 @@ async fn open(
 fn context(connection: &Connection, proxy: &TcpProxy) -> ChoiceContext<'static> {
     ChoiceContext {
         hash: proxy.hash_source.then(|| hash_source(connection.source)),
-        ..ChoiceContext::new(&connection.peer, roll())
+        ..ChoiceContext::new(connection, roll())
     }
 }
 

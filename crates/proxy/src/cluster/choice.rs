@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use super::breaker::{Overflow, Pending, RoutingPriority};
 use super::members::{Draw, Endpoints, next};
 use super::{Cluster, Discovery, Endpoint, LbPolicy};
-use crate::rbac::Peer;
+use crate::connection::Connection;
 use crate::reason::{Reason, grpc_to_http};
 use crate::worker::roll;
 
@@ -20,6 +20,8 @@ pub struct ChoiceContext<'a> {
     pub hash: Option<u64>,
     /// Where the client was going, which is the endpoint of an original destination cluster.
     pub destination: Option<SocketAddr>,
+    /// The request's headers, one of which may name the endpoint of an original destination cluster.
+    pub headers: Option<&'a HeaderMap>,
     /// Endpoints of earlier attempts, which are passed over …
     pub tried: &'a [SocketAddr],
     /// … by choosing again at most so often.
@@ -72,9 +74,10 @@ pub enum Outcome {
 
 impl<'a> ChoiceContext<'a> {
     /// A client's first attempt, without a hash, of default priority.
-    pub fn new(peer: &Peer, roll: u64) -> ChoiceContext<'a> {
+    pub fn new(connection: &Connection, roll: u64) -> ChoiceContext<'a> {
+        let destination = connection.peer.destination;
         ChoiceContext {
-            destination: Some(peer.destination),
+            destination: connection.is_redirected.then_some(destination),
             ..ChoiceContext::of_proxy(roll)
         }
     }
@@ -84,6 +87,7 @@ impl<'a> ChoiceContext<'a> {
         ChoiceContext {
             hash: None,
             destination: None,
+            headers: None,
             tried: &[],
             reselections: 0,
             priority: RoutingPriority::Default,
@@ -172,8 +176,8 @@ impl Cluster {
     /// Chooses an endpoint. The guards in what is returned count its load.
     pub fn choose(self: &Arc<Self>, context: &ChoiceContext<'_>) -> Result<Chosen, NoEndpoint> {
         let endpoint = match self.config.discovery {
-            Discovery::OriginalDestination => context
-                .destination
+            Discovery::OriginalDestination => self
+                .original(context)
                 .map(|address| self.originals.at(address, self.workers)),
             _ => {
                 let endpoints = self.endpoints.load();
@@ -192,6 +196,20 @@ impl Cluster {
                 Err(NoEndpoint::Unhealthy)
             }
         }
+    }
+
+    /// Where a client wants to go: as a header says, or where it was going before it was redirected.
+    fn original(&self, context: &ChoiceContext<'_>) -> Option<SocketAddr> {
+        let settings = &self.config.original;
+        let named = settings.header.as_ref().and_then(|name| {
+            let value = context.headers?.get(name)?;
+            value.to_str().ok()?.parse::<SocketAddr>().ok()
+        });
+        let mut address = named.or(context.destination)?;
+        if let Some(port) = settings.port {
+            address.set_port(port);
+        }
+        Some(address)
     }
 
     /// One that was not tried, if the choice finds one within its reselections.

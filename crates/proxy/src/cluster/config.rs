@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+
 use super::breaker::Thresholds;
 use super::check::HealthCheck;
 use crate::listener::H2;
@@ -40,6 +42,8 @@ pub struct ClusterConfig {
     pub max_requests_per_connection: Option<u64>,
     /// Limits on its load.
     pub thresholds: Thresholds,
+    /// How an original destination is found.
+    pub original: OriginalLb,
     /// How long an unused original destination is kept.
     pub cleanup_interval: Duration,
     /// Ejection of endpoints that fail.
@@ -63,6 +67,15 @@ pub enum Discovery {
     Dns(Arc<Dns>),
     /// Where the client was going.
     OriginalDestination,
+}
+
+/// How an original destination is found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OriginalLb {
+    /// A request's header names it, if it holds an address with a port.
+    pub header: Option<HeaderName>,
+    /// Another port than the client's.
+    pub port: Option<u16>,
 }
 
 /// DNS discovery.
@@ -145,6 +158,8 @@ pub struct EndpointConfig {
     pub weight: u32,
     /// 0 is used first.
     pub priority: u32,
+    /// What it stands for in consistent hashing; empty: its address or host name.
+    pub hash_key: String,
     /// Its place in the assignment's list of localities.
     pub locality: usize,
     /// What the control plane says of it.
@@ -252,6 +267,7 @@ impl EndpointConfig {
             hostname: String::new(),
             weight: 1,
             priority: 0,
+            hash_key: String::new(),
             locality: 0,
             health: Reported::Healthy,
             check: CheckTarget::default(),

@@ -295,11 +295,13 @@ impl Choice {
 
     /// The table of a hashing policy.
     fn table(config: &ClusterConfig, fit: &[&Member], weights: &[u32]) -> Option<Choice> {
+        let by_hostname = config.balance.hash_by_hostname;
         let keys = || {
-            let key = |member: &&Member| match member.config.hostname.as_str() {
-                "" => member.config.address.to_string(),
-                hostname if config.balance.hash_by_hostname => hostname.to_owned(),
-                _ => member.config.address.to_string(),
+            let key = |member: &&Member| match &member.config {
+                config if !config.hash_key.is_empty() => config.hash_key.clone(),
+                config if config.hostname.is_empty() => config.address.to_string(),
+                config if by_hostname => config.hostname.clone(),
+                config => config.address.to_string(),
             };
             fit.iter().map(key).collect::<Vec<String>>()
         };

@@ -32,7 +32,8 @@ pub use check::{GrpcProbe, HealthCheck, HttpProbe, Payload, Probe};
 pub use choice::{ChoiceContext, Chosen, NoEndpoint, Outcome};
 pub use config::{
     Assignment, Balance, CheckTarget, ClusterConfig, Contest, Discovery, Dns, DnsHost,
-    EndpointConfig, Family, LbPolicy, Locality, OVERPROVISIONING, Reported, UpstreamHttp,
+    EndpointConfig, Family, LbPolicy, Locality, OVERPROVISIONING, OriginalLb, Reported,
+    UpstreamHttp,
 };
 pub use endpoint::{Endpoint, EndpointStats, Flag, Health};
 pub use hash::{HashCookie, HashPolicy, HashSource, Hashed, hash, hash_source};
@@ -257,6 +258,7 @@ pub(crate) mod testing {
             thresholds: Thresholds::default(),
             cleanup_interval: Duration::from_secs(5),
             outliers: None,
+            original: OriginalLb::default(),
             max_connection_duration: None,
             socket: Default::default(),
             check: None,

@@ -230,4 +230,20 @@ fn an_original_destination_is_pooled_by_address() {
     assert!(Arc::ptr_eq(&one.endpoint, &same.endpoint));
     assert!(!Arc::ptr_eq(&one.endpoint, &other.endpoint));
     assert!(cluster.choose(&ChoiceContext::of_proxy(0)).is_err());
+
+    let named = cluster_with(|config| {
+        config.discovery = Discovery::OriginalDestination;
+        config.original.header = Some(http::HeaderName::from_static("x-to"));
+        config.original.port = Some(9);
+    });
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-to", "10.9.9.9:80".parse().unwrap());
+    let by_header = ChoiceContext {
+        headers: Some(&headers),
+        ..ChoiceContext::of_proxy(0)
+    };
+    let chosen = named.choose(&by_header).unwrap();
+    assert_eq!(chosen.endpoint.config.address.to_string(), "10.9.9.9:9");
+    let chosen = named.choose(&context(1)).unwrap();
+    assert_eq!(chosen.endpoint.config.address.to_string(), "10.0.0.1:9");
 }

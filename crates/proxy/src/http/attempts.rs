@@ -188,7 +188,8 @@ impl Attempts<'_> {
             reselections: retry.map_or(0, |policy| policy.reselections),
             hash: self.hash,
             priority: self.action.priority,
-            ..ChoiceContext::new(&way.http.connection.peer, roll())
+            headers: Some(&way.parts.headers),
+            ..ChoiceContext::new(&way.http.connection, roll())
         };
         self.cluster
             .choose(&context)

@@ -8,14 +8,16 @@ use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::core::v3::HealthStatus;
 use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
-use xds::client::Kind;
+use envoy_types::pb::google::protobuf::value::Kind;
+use http::HeaderName;
+use xds::client::Kind as Resource;
 
 use super::super::{
     At, Checked, Context, duration, ip_address, port, port_of, refuse, socket_address,
 };
 use crate::cluster::{
     Assignment, CheckTarget, Discovery, Dns, DnsHost, EndpointConfig, Family, Locality,
-    OVERPROVISIONING, Reported,
+    OVERPROVISIONING, OriginalLb, Reported,
 };
 
 /// Envoy's defaults.
@@ -48,7 +50,7 @@ pub(super) fn discovery(message: &pb::Cluster, context: &mut Context) -> Checked
             let name = named
                 .filter(|name| !name.is_empty())
                 .unwrap_or(&message.name);
-            Ok(Discovery::Eds(context.needs(Kind::Endpoints, name)))
+            Ok(Discovery::Eds(context.needs(Resource::Endpoints, name)))
         }
         Ok(DiscoveryType::StrictDns) => dns(message, load, false),
         Ok(DiscoveryType::LogicalDns) => dns(message, load, true),
@@ -175,6 +177,7 @@ fn frame(
                 weight: weight(entry)
                     .at(format_args!("endpoints[{number}].lb_endpoints[{index}]"))?,
                 priority: group.priority,
+                hash_key: hash_key(entry),
                 locality: number,
                 health: reported(entry.health_status),
                 check: check(found.health_check_config.as_ref())
@@ -219,6 +222,39 @@ fn weight(entry: &endpoint::LbEndpoint) -> Checked<u32> {
         Some(weight) => Ok(weight.value),
         None => Ok(1),
     }
+}
+
+/// `hash_key` in the metadata of `envoy.lb`.
+fn hash_key(entry: &endpoint::LbEndpoint) -> String {
+    let metadata = entry.metadata.as_ref();
+    let of_lb = metadata.and_then(|metadata| metadata.filter_metadata.get("envoy.lb"));
+    let value = of_lb.and_then(|fields| fields.fields.get("hash_key"));
+    match value.and_then(|value| value.kind.as_ref()) {
+        Some(Kind::StringValue(key)) => key.clone(),
+        _ => String::new(),
+    }
+}
+
+/// How an original destination is found.
+pub(super) fn original(message: &pb::Cluster) -> Checked<OriginalLb> {
+    let Some(pb::cluster::LbConfig::OriginalDstLbConfig(config)) = &message.lb_config else {
+        return Ok(OriginalLb::default());
+    };
+    let header = match (config.use_http_header, config.http_header_name.as_str()) {
+        (false, _) => None,
+        (true, "") => Some(HeaderName::from_static("x-envoy-original-dst-host")),
+        (true, name) => match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(name) => Some(name),
+            Err(_) => {
+                return refuse(format!("{name:?} is no header's name")).at("http_header_name");
+            }
+        },
+    };
+    let port = config.upstream_port_override.map(|value| port(value.value));
+    Ok(OriginalLb {
+        header,
+        port: port.transpose().at("upstream_port_override")?,
+    })
 }
 
 fn reported(status: i32) -> Reported {

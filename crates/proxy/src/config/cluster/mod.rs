@@ -75,6 +75,7 @@ pub(super) fn cluster(message: pb::Cluster, context: &mut Context) -> Checked<Cl
         socket: socket::options(&message)?,
         thresholds: breaker::thresholds(message.circuit_breakers.as_ref())
             .at("circuit_breakers")?,
+        original: discovery::original(&message).at("original_dst_lb_config")?,
         cleanup_interval: match &message.cleanup_interval {
             Some(interval) => duration(interval)
                 .at("cleanup_interval")?

@@ -39,7 +39,7 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     31 close_connections_on_host_health_failure: take,
     32 ignore_health_on_host_removal: take,
     33 load_assignment: into CLUSTER_LOAD_ASSIGNMENT,
-    34 original_dst_lb_config: zero "only the original destination",
+    34 original_dst_lb_config: into ORIGINAL_DST_LB,
     36 typed_extension_protocol_options: map UPSTREAM_HTTP,
     37 least_request_lb_config: into LEAST_REQUEST_CONFIG,
     38 cluster_type: refuse,
@@ -94,6 +94,13 @@ message!(TCP_KEEPALIVE, "envoy.config.core.v3.TcpKeepalive", {
     1 keepalive_probes: take,
     2 keepalive_time: take,
     3 keepalive_interval: take,
+});
+
+message!(ORIGINAL_DST_LB, "envoy.config.cluster.v3.Cluster.OriginalDstLbConfig", {
+    1 use_http_header: take,
+    2 http_header_name: take,
+    3 upstream_port_override: take,
+    4 metadata_key: refuse,
 });
 
 message!(CIRCUIT_BREAKERS, "envoy.config.cluster.v3.CircuitBreakers", {
@@ -174,7 +181,7 @@ message!(LOCALITY_ENDPOINTS, "envoy.config.endpoint.v3.LocalityLbEndpoints", {
 message!(LB_ENDPOINT, "envoy.config.endpoint.v3.LbEndpoint", {
     1 endpoint: into ENDPOINT,
     2 health_status: take,
-    3 metadata: ignore "kept as provenance",
+    3 metadata: take,
     4 load_balancing_weight: take,
     5 endpoint_name: refuse,
 });
