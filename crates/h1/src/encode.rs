@@ -30,10 +30,9 @@ pub fn request_head(
     out.extend_from_slice(b"\r\n");
     fields(out, headers);
     match length {
-        Length::Empty if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
-            out.extend_from_slice(b"content-length: 0\r\n");
-        }
-        Length::Empty | Length::Close => {}
+        Length::Empty if is_usually_bodiless(method) => {}
+        Length::Empty => out.extend_from_slice(b"content-length: 0\r\n"),
+        Length::Close => {}
         Length::Exact(length) => content_length(out, length),
         Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
@@ -43,6 +42,13 @@ pub fn request_head(
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+fn is_usually_bodiless(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+    )
 }
 
 /// Appends a response's head; `length` frames it, `None` leaves `Content-Length` as `headers` has it (HEAD, 304).

@@ -27,7 +27,7 @@ pub enum HeadError {
     NoHost,
     /// Several `Host`.
     ManyHosts,
-    /// `Content-Length` that is no number, too large, or two different ones.
+    /// `Content-Length` that is no number, too large, or several.
     ContentLength,
     /// `Content-Length` beside `Transfer-Encoding`.
     LengthAndCoding,
@@ -62,6 +62,7 @@ impl HeadError {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             HeadError::Coding => StatusCode::NOT_IMPLEMENTED,
+            HeadError::Version | HeadError::CodingInVersion10 => StatusCode::UPGRADE_REQUIRED,
             _ => StatusCode::BAD_REQUEST,
         }
     }

@@ -45,19 +45,18 @@ fn is_chunked(headers: &HeaderMap) -> Result<bool, HeadError> {
     }
 }
 
-/// The one length all `Content-Length` agree on.
+/// The one `Content-Length`. Several, or a list, would be allowed to agree (RFC 9112 §6.3), but as Envoy we take none:
+/// nobody sends them in good faith.
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
-    let mut agreed = None;
-    for value in headers.get_all(CONTENT_LENGTH) {
-        for member in value.as_bytes().split(|byte| *byte == b',') {
-            let length = number(member.trim_ascii()).ok_or(HeadError::ContentLength)?;
-            if agreed.is_some_and(|agreed| agreed != length) {
-                return Err(HeadError::ContentLength);
-            }
-            agreed = Some(length);
-        }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(None),
+        (Some(length), None) => match number(length.as_bytes()) {
+            Some(length) => Ok(Some(length)),
+            None => Err(HeadError::ContentLength),
+        },
+        (Some(_), Some(_)) => Err(HeadError::ContentLength),
     }
-    Ok(agreed)
 }
 
 /// Digits only, at most 2^63−1: `+3`, `0x3` and what overflows elsewhere are no numbers here.

@@ -21,8 +21,6 @@ mod framing;
 mod head;
 mod request;
 mod response;
-#[cfg(test)]
-mod tests;
 
 pub use body::{Decoded, Decoder};
 pub use encode::{

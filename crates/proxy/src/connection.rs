@@ -18,7 +18,7 @@ use crate::http::filters::local_rate_limit::{Limiter, LocalRateLimit};
 use crate::inspect;
 use crate::listener::{Chain, Listener, Terminal};
 use crate::net::{Socket, Stream, canonical};
-use crate::network::admit;
+use crate::network::{Hold, admit};
 use crate::rbac::{Peer, Rules};
 use crate::reason::Reason;
 use crate::stats::{HttpStats, ListenerStats};
@@ -54,7 +54,7 @@ pub struct Connection {
     limiters: Mutex<Vec<(usize, Arc<Limiter>)>>,
 }
 
-/// Serves one connection to its end.
+/// Serves one connection to its end. Each phase is boxed: a connection carries the size of the one it is in.
 pub async fn serve(
     tcp: TcpStream,
     source: SocketAddr,
@@ -62,10 +62,35 @@ pub async fn serve(
     stats: Arc<ListenerStats>,
     worker: Worker,
 ) {
-    let source = canonical(source);
-    let Ok(local) = tcp.local_addr().map(canonical) else {
+    let established = Box::pin(establish(tcp, source, listener, stats, worker)).await;
+    let Some((stream, connection, _holds)) = established else {
         return;
     };
+    match &connection.chain.terminal {
+        Terminal::Tcp(_) => Box::pin(tunnel(stream, connection)).await,
+        Terminal::Http(_) => Box::pin(http::server::serve(stream, connection)).await,
+    }
+}
+
+async fn tunnel(stream: Stream, connection: Arc<Connection>) {
+    if let Terminal::Tcp(proxy) = &connection.chain.terminal {
+        tcp::serve(stream, &connection, proxy).await;
+    }
+}
+
+/// A connection that its chain's last filter may have, and what the filters before hold of it.
+type Established = (Stream, Arc<Connection>, Vec<Hold>);
+
+/// Everything before the last filter; nothing if the connection was refused.
+async fn establish(
+    tcp: TcpStream,
+    source: SocketAddr,
+    listener: Arc<Listener>,
+    stats: Arc<ListenerStats>,
+    worker: Worker,
+) -> Option<Established> {
+    let source = canonical(source);
+    let local = tcp.local_addr().map(canonical).ok()?;
     let mut socket = Socket::new(tcp);
     let (mut arrival, mut listener) = (arrival::arrival(local, source), listener);
     if let Some(keepalive) = &listener.keepalive {
@@ -99,7 +124,7 @@ pub async fn serve(
                 certificate: None,
                 limiters: Mutex::default(),
             };
-            return run(socket, connection).await;
+            return prepare(socket, connection).await;
         }
         Err(reason) => reason,
     };
@@ -109,23 +134,25 @@ pub async fn serve(
         _ => {}
     }
     log_refusal(refused, &arrival, &listener, &worker);
+    None
 }
 
-/// Everything after the choice of the chain.
-async fn run(socket: Socket, mut connection: Connection) {
+/// TLS, and the filters before the last.
+async fn prepare(socket: Socket, mut connection: Connection) -> Option<Established> {
     let chain = connection.chain.clone();
     let stream = match accept(socket, &mut connection).await {
         Ok(stream) => stream,
-        Err(reason) => return connection.refuse(reason, None),
+        Err(reason) => {
+            connection.refuse(reason, None);
+            return None;
+        }
     };
-    let _holds = match admit(&chain.filters, &connection).await {
-        Ok(holds) => holds,
-        Err(refused) => return connection.refuse(refused.reason, refused.policy),
-    };
-    match &chain.terminal {
-        Terminal::Tcp(proxy) => tcp::serve(stream, &connection, proxy).await,
-        // Boxed: an opaque connection must not carry the size of an HTTP one.
-        Terminal::Http(_) => Box::pin(http::server::serve(stream, Arc::new(connection))).await,
+    match admit(&chain.filters, &connection).await {
+        Ok(holds) => Some((stream, Arc::new(connection), holds)),
+        Err(refused) => {
+            connection.refuse(refused.reason, refused.policy);
+            None
+        }
     }
 }
 

@@ -211,8 +211,7 @@ impl Reason {
                 "upstream_reset_before_response_started{remote_connection_failure}",
                 "UF",
                 S::SERVICE_UNAVAILABLE,
-                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
-                 transport failure reason: delayed connect error: Connection refused",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
                 Upstream,
             ),
             Reason::ConnectTimeout => row(

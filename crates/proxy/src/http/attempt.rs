@@ -281,8 +281,14 @@ impl Attempt<'_, '_> {
         *request.uri_mut() =
             uri(target, &target.path_and_query, &target.authority).ok_or(invalid)?;
         *request.version_mut() = Version::HTTP_2;
-        if let Length::Exact(length) = self.body.length() {
-            request.headers_mut().insert(CONTENT_LENGTH, length.into());
+        match self.body.length() {
+            Length::Exact(length) => {
+                request.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+            Length::Empty => {
+                request.headers_mut().remove(CONTENT_LENGTH);
+            }
+            Length::Chunked | Length::Close => {}
         }
         if let Some(protocol) = &target.upgrade {
             *request.method_mut() = Method::CONNECT;
@@ -402,7 +408,8 @@ fn failure(upstream: &Upstream, broken: Broken, reused: bool) -> Failure {
         Broken::Refused => Failure::new(Reason::UpstreamRefused, Reach::Unprocessed),
         Broken::Protocol(_) => Failure::new(Reason::UpstreamProtocol, Reach::Sent),
         Broken::Reset => match upstream {
-            Upstream::Http1(_) => Failure::new(Reason::UpstreamClosed, Reach::Sent),
+            // Half a head.
+            Upstream::Http1(_) => Failure::new(Reason::UpstreamProtocol, Reach::Sent),
             Upstream::Http2(_) => Failure::new(Reason::UpstreamReset, Reach::Sent),
         },
         Broken::Ended => {

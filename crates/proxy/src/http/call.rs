@@ -248,7 +248,7 @@ async fn exchange(
             Ok(Some(reply)) => {
                 chosen.report(Outcome::Status(reply.status));
                 if let Upstream::Http1(connection) = upstream {
-                    pool.give_back(connection, cluster);
+                    pool.give_back(connection, chosen);
                 }
                 return Ok(reply);
             }

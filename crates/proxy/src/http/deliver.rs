@@ -22,6 +22,8 @@ use crate::cluster::{Chosen, Outcome};
 use crate::copy::{End, both};
 use crate::reason::Reason;
 
+/// Turns that a connection's task gets to write what a stream has queued before the stream is reset.
+const FLUSHES: usize = 2;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Where a response's body comes from.
@@ -99,6 +101,12 @@ pub async fn deliver(way: &mut Way<'_, '_>, response: Response<Reply>) -> Ended 
         }
         Err(reason) => {
             way.exchange.fail(reason);
+            if way.http.is_http2 && reason != Reason::ClientGone {
+                // What was queued goes out first: a reset would discard it.
+                for _ in 0..FLUSHES {
+                    tokio::task::yield_now().await;
+                }
+            }
             way.client.abort();
             Ended::Broken
         }
@@ -184,7 +192,7 @@ async fn pass(way: &mut Way<'_, '_>, head: Parts, passing: Passing) -> Result<En
     }
     passed?;
     if let Upstream::Http1(connection) = upstream {
-        pool.give_back(connection, &chosen.cluster);
+        pool.give_back(connection, &chosen);
     }
     Ok(Ended::Whole)
 }

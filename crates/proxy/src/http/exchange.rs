@@ -33,6 +33,11 @@ impl Exchange {
         http.begin();
         let stats = http.connection.http_stats();
         stats.requests.increment();
+        if http.is_http2 {
+            stats.http2_requests.increment();
+        } else {
+            stats.http1_requests.increment();
+        }
         stats.requests_active.add(1);
         let mut line = Box::<Line>::default();
         if http.connection.worker.shared.log.is_on() {
@@ -109,6 +114,7 @@ impl Exchange {
         let row = reason.row();
         self.http.connection.worker.shared.stats.refuse(reason);
         self.failed = Some(reason);
+        self.count(reason);
         self.line.response_flags = row.flag;
         self.line.blame = Some(row.blame.as_str());
         if self.line.response_code_details == "via_upstream" {
@@ -125,6 +131,23 @@ impl Exchange {
     }
 }
 
+impl Exchange {
+    /// Counts what has a counter of its own.
+    fn count(&self, reason: Reason) {
+        let stats = self.http.connection.http_stats();
+        match reason {
+            Reason::RouteNotFound => stats.no_route.increment(),
+            Reason::ClusterNotFound => stats.no_cluster.increment(),
+            Reason::HeadersTimeout => stats.head_timeouts.increment(),
+            Reason::IdleTimeout => stats.idle_timeouts.increment(),
+            Reason::HeadersTooLarge => stats.too_large.increment(),
+            Reason::UpgradeForbidden => stats.upgrades_refused.increment(),
+            Reason::ClientGone => stats.resets_received.increment(),
+            _ => {}
+        }
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.http.finish();
@@ -135,6 +158,10 @@ impl Drop for Exchange {
             self.fail(Reason::ClientGone);
         }
         self.leave();
+        let stats = self.http.connection.http_stats();
+        // Of bodies: what frames them is not counted.
+        stats.received.add(self.received);
+        stats.sent.add(self.sent);
         let log = &self.http.connection.worker.shared.log;
         if log.is_on() {
             let mut line = std::mem::take(&mut *self.line);

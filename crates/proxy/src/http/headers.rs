@@ -85,7 +85,7 @@ pub fn sanitize(
     let upgrade = upgrade(parts);
     let authority = authority(parts)?;
     if parts.method == Method::CONNECT && upgrade.is_none() {
-        return Err(Reason::UpgradeForbidden);
+        return Err(Reason::RouteNotFound); // No route takes CONNECT.
     }
     check_underscores(&mut parts.headers, manager.underscores)?;
     let (path_and_query, is_moved) = match parts.uri.path_and_query() {

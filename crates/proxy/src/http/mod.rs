@@ -26,6 +26,8 @@ pub mod reply;
 pub mod retry;
 pub mod router;
 pub mod server;
+#[cfg(test)]
+mod sizes;
 pub mod timer;
 pub mod timing;
 pub mod tunnel;

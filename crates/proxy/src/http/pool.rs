@@ -125,8 +125,10 @@ impl Pool {
     }
 
     /// Takes an HTTP/1 connection back, if it may serve again.
-    pub fn give_back(self: &Arc<Self>, mut client: Box<Client>, cluster: &Cluster) {
-        if !client.settle(cluster.config.max_requests_per_connection)
+    pub fn give_back(self: &Arc<Self>, mut client: Box<Client>, chosen: &Chosen) {
+        let cluster = &chosen.cluster;
+        if chosen.endpoint.is_removed()
+            || !client.settle(cluster.config.max_requests_per_connection)
             || !is_young(client.opened, cluster)
         {
             return;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, DATE, HeaderName, HeaderValue, SERVER, SET_COOKIE, USER_AGENT};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
@@ -93,7 +94,15 @@ pub async fn refuse(
     };
     let (parts, ()) = http::Request::new(()).into_parts();
     let mut way = Way::new(http, manager, parts, client);
-    let mut response = reply::refusal(&reason.into(), false, &mut way.exchange);
+    way.exchange.fail(reason);
+    let status = reason.row().status;
+    // The words of Envoy's codec.
+    let body = match reason.row().body {
+        "" => status.canonical_reason().unwrap_or_default(),
+        body => body,
+    };
+    let body = Bytes::from_static(body.as_bytes());
+    let mut response = reply::text(status, body, false, &mut way.exchange);
     way.sign(&mut response, None);
     deliver(&mut way, response).await
 }
@@ -122,8 +131,10 @@ impl<'a, 'c> Way<'a, 'c> {
 
     async fn answer(&mut self) -> Response<Reply> {
         describe(&mut self.exchange, &self.parts);
-        let request_id = self.parts.headers.get(X_REQUEST_ID).cloned();
-        let mut response = match self.enter() {
+        let entered = self.enter();
+        let wanted = self.manager.request_id_in_response;
+        let request_id = wanted.then(|| self.parts.headers.get(X_REQUEST_ID).cloned());
+        let mut response = match entered {
             Ok(()) if self.target.is_moved => {
                 self.describe_target();
                 self.redirect()
@@ -141,7 +152,7 @@ impl<'a, 'c> Way<'a, 'c> {
                 response
             }
         };
-        self.sign(&mut response, request_id);
+        self.sign(&mut response, request_id.flatten());
         response
     }
 
@@ -168,9 +179,6 @@ impl<'a, 'c> Way<'a, 'c> {
 
     /// Checks the request and takes from it what is this hop's.
     fn enter(&mut self) -> Result<(), Reason> {
-        if self.parts.version < Version::HTTP_11 && !self.manager.accept_http_10 {
-            return Err(Reason::VersionTooLow);
-        }
         let connection = &self.http.connection;
         let principal = connection
             .peer
@@ -209,9 +217,7 @@ impl<'a, 'c> Way<'a, 'c> {
             ServerHeader::IfAbsent | ServerHeader::PassThrough => {}
         }
         headers.entry(DATE).or_insert_with(date::now);
-        if manager.request_id_in_response
-            && let Some(id) = request_id
-        {
+        if let Some(id) = request_id {
             headers.insert(X_REQUEST_ID, id);
         }
     }
@@ -411,7 +417,10 @@ async fn forward(
     if let Some(protocol) = &way.target.upgrade
         && !is_allowed(protocol, action, way.manager)
     {
-        return way.refusal(Reason::UpgradeForbidden);
+        let mut response = way.refusal(Reason::UpgradeForbidden);
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+        return response;
     }
     let cluster = match way.cluster(action, routing).await {
         Ok(cluster) => cluster,
@@ -571,7 +580,7 @@ impl Way<'_, '_> {
         }
         strip_hop_by_hop(&mut head.headers);
         let elapsed = milliseconds(self.exchange.started().elapsed());
-        if !self.manager.suppress_envoy_headers {
+        if !self.manager.suppress_envoy_headers && !switched {
             head.headers
                 .insert(SERVICE_TIME, HeaderValue::from(elapsed));
         }

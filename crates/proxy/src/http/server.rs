@@ -31,27 +31,16 @@ pub struct HttpConnection {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(mut stream: Stream, connection: Arc<Connection>) {
-    let chain = connection.chain.clone();
-    let Terminal::Http(manager) = &chain.terminal else {
+pub async fn serve(stream: Stream, connection: Arc<Connection>) {
+    let Terminal::Http(manager) = &connection.chain.terminal else {
         return;
     };
-    let sniffed = match manager.codec {
-        Codec::Http1 => Ok((false, BytesMut::new())),
-        Codec::Http2 => Ok((true, BytesMut::new())),
-        Codec::Auto => {
-            let limit = manager.idle_timeout.unwrap_or(FIRST_BYTES);
-            match timeout(limit, is_http2(&mut stream)).await {
-                Ok(sniffed) => sniffed,
-                Err(_) => return,
-            }
-        }
-    };
-    let Ok((is_http2, prefix)) = sniffed else {
+    // Boxed, all of them: a resting connection carries only what rests.
+    let Some((stream, prefix, is_http2)) = Box::pin(sniff(stream, manager)).await else {
         return;
     };
     let http = Arc::new(HttpConnection {
-        connection,
+        connection: connection.clone(),
         is_http2,
         opened: Instant::now(),
         draining: AtomicBool::new(false),
@@ -59,13 +48,35 @@ pub async fn serve(mut stream: Stream, connection: Arc<Connection>) {
         requests: AtomicU64::new(0),
         idle_since: AtomicU64::new(0),
     });
-    // Boxed: each carries only its own size.
+    let stats = connection.http_stats();
+    let (total, active) = if is_http2 {
+        (&stats.http2_connections, &stats.http2_connections_active)
+    } else {
+        (&stats.http1_connections, &stats.http1_connections_active)
+    };
+    total.increment();
+    active.add(1);
     if is_http2 {
         let stream = Replay::with_prefix(prefix.freeze(), stream);
         Box::pin(h2::serve(stream, http, manager)).await;
     } else {
-        Box::pin(h1::serve(stream, prefix, http, manager)).await;
+        let server = Box::new(h1::Server::new(stream, prefix, manager));
+        Box::pin(h1::serve(server, http, manager)).await;
     }
+    active.add(-1);
+}
+
+/// Learns which HTTP the client speaks, and what was read for that.
+async fn sniff(mut stream: Stream, manager: &HttpManager) -> Option<(Stream, BytesMut, bool)> {
+    let (is_http2, prefix) = match manager.codec {
+        Codec::Http1 => (false, BytesMut::new()),
+        Codec::Http2 => (true, BytesMut::new()),
+        Codec::Auto => {
+            let limit = manager.idle_timeout.unwrap_or(FIRST_BYTES);
+            timeout(limit, is_http2(&mut stream)).await.ok()?.ok()?
+        }
+    };
+    Some((stream, prefix, is_http2))
 }
 
 impl HttpConnection {
@@ -98,7 +109,7 @@ impl HttpConnection {
 
     /// Whether the connection is to take no more requests.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::Relaxed) || self.connection.worker.shared.is_draining()
     }
 
     /// When its life ends, requests or not.

@@ -65,20 +65,15 @@ enum Arrival {
 }
 
 /// Serves a connection of which `prefix` has been read already.
-pub async fn serve(
-    stream: Stream,
-    prefix: BytesMut,
-    http: Arc<HttpConnection>,
-    manager: &HttpManager,
-) {
-    let mut server = Server::new(Wire::new(stream, prefix), manager);
+pub async fn serve(server: Box<Server>, http: Arc<HttpConnection>, manager: &HttpManager) {
+    let mut server = server;
     let mut drain = Drain::new(&http.connection);
     loop {
         let arrival = poll_fn(|cx| server.poll_head(cx, &http, manager, &mut drain)).await;
         let ended = match arrival {
             Arrival::End => break,
             Arrival::Refused(reason) => {
-                server.keep_alive = false;
+                server.refuse();
                 let mut client = Downstream::Http1(&mut server);
                 Box::pin(refuse(&http, &mut client, reason)).await
             }
@@ -94,23 +89,24 @@ pub async fn serve(
             }
         };
         match ended {
-            Ended::Whole if server.settle().await => server.rest(),
+            Ended::Whole if server.is_settled() || Box::pin(server.settle()).await => server.rest(),
             Ended::Whole => break,
             Ended::Broken | Ended::Switched => return,
         }
     }
-    server.close().await;
+    Box::pin(server.close()).await;
 }
 
 impl Server {
-    fn new(wire: Wire, manager: &HttpManager) -> Server {
+    /// A connection from which `prefix` has been read already.
+    pub fn new(stream: Stream, prefix: BytesMut, manager: &HttpManager) -> Server {
         let limits = Limits {
             bytes: usize::try_from(manager.max_header_bytes).unwrap_or(usize::MAX),
             headers: manager.max_headers,
         };
         let now = Instant::now();
         Server {
-            wire,
+            wire: Wire::new(stream, prefix),
             timer: Timer::default(),
             limits,
             scanner: Scanner::default(),
@@ -139,6 +135,11 @@ impl Server {
     ) -> Poll<Arrival> {
         loop {
             match self.parse() {
+                Ok(Some(request))
+                    if request.parts.version == Version::HTTP_10 && !manager.accept_http_10 =>
+                {
+                    return Poll::Ready(Arrival::Refused(Reason::VersionTooLow));
+                }
                 Ok(Some(request)) => return Poll::Ready(Arrival::Request(request)),
                 Ok(None) => {}
                 Err(error) => {
@@ -181,6 +182,17 @@ impl Server {
         parse_request(&head, &self.limits).map(|request| Some(Box::new(request)))
     }
 
+    /// What has come is no request: it is answered, in no state but that of a new connection, and nothing follows.
+    fn refuse(&mut self) {
+        self.decoder = Decoder::new(Length::Empty, self.limits);
+        self.length = Length::Empty;
+        self.owes_continue = false;
+        self.version = Version::HTTP_11;
+        self.is_head = false;
+        self.keep_alive = false;
+        self.coding = Coding::Over;
+    }
+
     /// Takes a request in: an exchange begins.
     fn accept(
         &mut self,
@@ -199,17 +211,16 @@ impl Server {
         request.parts
     }
 
+    /// Whether nothing is left of the exchange and the connection may take another.
+    fn is_settled(&self) -> bool {
+        self.keep_alive && self.decoder.is_done()
+    }
+
     /// After a whole response: whether the connection may take another request. What is left of an unwanted body is
     /// read away, if it is little and comes soon.
     async fn settle(&mut self) -> bool {
-        if !self.keep_alive {
-            return false;
-        }
-        if self.decoder.is_done() {
-            return true;
-        }
         // A client that still waits for `100 Continue` may send the body or not: RFC 9110 §10.1.1.
-        if self.owes_continue {
+        if !self.keep_alive || self.owes_continue {
             return false;
         }
         let deadline = Instant::now() + LINGER;
@@ -442,6 +453,7 @@ fn reason(error: HeadError) -> Reason {
     match error {
         HeadError::TooLarge | HeadError::TooManyHeaders => Reason::HeadersTooLarge,
         HeadError::Coding => Reason::UnsupportedCoding,
+        HeadError::Version | HeadError::CodingInVersion10 => Reason::VersionTooLow,
         _ => Reason::BadRequest,
     }
 }

@@ -142,7 +142,9 @@ impl Driver<'_> {
                 Poll::Pending => break,
             }
         }
-        if !self.is_draining && self.drain.poll(cx, &self.http).is_ready() {
+        // Told softly (clients are to leave): when there is something to write anyway.
+        let told = self.drain.poll(cx, &self.http).is_ready() || self.http.is_draining();
+        if !self.is_draining && told {
             self.go_away(cx);
         }
         if self.is_draining && self.drain.poll_over(cx, &self.http).is_ready() {
