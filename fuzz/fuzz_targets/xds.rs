@@ -58,7 +58,7 @@ pub const ROUTE: Target = Target {
                 scheme: "http",
                 headers: &headers,
             };
-            let _ = table.find(&request);
+            let _ = table.find(&request, &proxy::route::Client::default());
         }
     },
     seeds: || {
