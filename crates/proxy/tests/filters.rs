@@ -16,22 +16,16 @@ use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3 as common;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as faults;
 use envoy_types::pb::envoy::extensions::filters::http::{
-    cors::v3 as cors, fault::v3 as fault, header_mutation::v3 as mutation,
+    buffer::v3 as buffer, cors::v3 as cors, fault::v3 as fault, header_mutation::v3 as mutation,
     health_check::v3 as health, local_ratelimit::v3 as local,
-};
-use envoy_types::pb::envoy::extensions::filters::network::{
-    connection_limit::v3::ConnectionLimit, local_ratelimit::v3 as network,
 };
 use envoy_types::pb::envoy::r#type::v3 as kinds;
 use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
-use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value, UInt64Value, Value};
-use support::peers::{application, echo, get, get2, raw};
+use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value, Value};
+use support::peers::{application, get, get2, raw};
 use support::{
-    Proxy, any, eventually, exact, filtered_chain, http_filter, listener, network_filter, routes,
-    static_cluster, tcp_chain,
+    Proxy, any, eventually, exact, filtered_chain, http_filter, listener, routes, static_cluster,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use xds::client::{Any, Kind};
 
 /// A proxy with filters before an application; routes by path, in order.
@@ -505,73 +499,35 @@ async fn health_checks_are_answered_by_the_health_of_clusters() {
     );
 }
 
-/// A proxy with network filters before a TCP application.
-async fn tcp_front(filters: Vec<(&str, Any)>) -> (Proxy, SocketAddr) {
-    let mut proxy = Proxy::new(None);
-    let app = static_cluster("echo", &[echo().await], support::Http::One);
-    proxy.push(Kind::Cluster, vec![("echo", any(&app))], &[]);
-    let mut chain = tcp_chain("echo");
-    for (index, (name, config)) in filters.into_iter().enumerate() {
-        chain.filters.insert(index, network_filter(name, config));
-    }
-    let front = listener("front", vec![chain], false);
-    proxy.push(Kind::Listener, vec![("front", any(&front))], &[]);
-    let address = proxy.address("front");
-    (proxy, address)
-}
-
-/// What the echo says; nothing if the connection was refused, however that shows.
-async fn says(at: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(at).await.unwrap();
-    let _ = stream.write_all(b"hi").await;
-    let _ = stream.shutdown().await;
-    let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer).await;
-    answer
-}
-
 #[tokio::test]
-async fn connections_take_tokens_from_a_bucket_they_may_share() {
-    let config = any(&network::LocalRateLimit {
-        stat_prefix: "conn".into(),
-        token_bucket: bucket(2),
-        share_key: "test of shared buckets".into(),
-        ..Default::default()
-    });
-    let (one, at) = tcp_front(vec![("lr", config.clone())]).await;
-    let (_two, other) = tcp_front(vec![("lr", config)]).await;
-    assert_eq!(says(at).await, "hi bye");
-    assert_eq!(says(other).await, "hi bye");
-    assert_eq!(says(at).await, "");
-    assert_eq!(says(other).await, "");
-    let stats = one.stats();
-    let line = "local_rate_limit.conn.rate_limited: 1";
-    assert!(stats.contains(line), "{stats}");
-}
-
-#[tokio::test]
-async fn no_more_connections_than_the_limit() {
-    let config = ConnectionLimit {
-        stat_prefix: "conn".into(),
-        max_connections: Some(UInt64Value { value: 1 }),
-        ..Default::default()
+async fn buffered_requests_arrive_whole_and_with_their_length() {
+    let limit = |value| buffer::Buffer {
+        max_request_bytes: Some(UInt32Value { value }),
     };
-    let (proxy, at) = tcp_front(vec![("limit", any(&config))]).await;
-    let mut held = TcpStream::connect(at).await.unwrap();
-    eventually("the first is counted", async || {
-        let stats = proxy.stats();
-        stats.contains("connection_limit.conn.active_connections: 1")
-    })
+    let (_proxy, at) = front(
+        vec![("buffer", any(&limit(5)))],
+        &["/more", "/.*"],
+        |host| {
+            let more = buffer::BufferPerRoute {
+                r#override: Some(buffer::buffer_per_route::Override::Buffer(limit(6))),
+            };
+            host.routes[0]
+                .typed_per_filter_config
+                .insert("buffer".into(), any(&more));
+        },
+    )
     .await;
-    assert_eq!(says(at).await, "");
-    held.write_all(b"me").await.unwrap();
-    held.shutdown().await.unwrap();
-    let mut answer = String::new();
-    held.read_to_string(&mut answer).await.unwrap();
-    assert_eq!(answer, "me bye");
-    drop(held);
-    eventually("its place is free", async || says(at).await == "hi bye").await;
-    let stats = proxy.stats();
-    let limited = stats.contains("connection_limit.conn.limited_connections: 0");
-    assert!(!limited, "{stats}");
+    let chunked = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: web.ns\r\nConnection: close\r\n\
+             Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n"
+        )
+    };
+    let large = raw(at, chunked("/x").as_bytes()).await.unwrap();
+    assert_eq!(status(&large), "413", "{large}");
+    assert!(large.ends_with("Payload Too Large"), "{large}");
+    let whole = raw(at, chunked("/more").as_bytes()).await.unwrap();
+    assert_eq!(status(&whole), "200", "{whole}");
+    assert!(whole.contains("content-length: 6\n"), "{whole}");
+    assert!(whole.contains("body: 6\n"), "{whole}");
 }

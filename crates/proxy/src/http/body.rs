@@ -98,6 +98,14 @@ impl RequestBody {
         self.is_read
     }
 
+    /// Announces the length of a body that was read and kept whole; trailers need chunks.
+    pub fn settle(&mut self) {
+        if self.is_read && self.is_kept && self.trailers.is_none() {
+            let length = u64::try_from(self.kept_bytes).unwrap_or(u64::MAX);
+            self.length = Length::Exact(length);
+        }
+    }
+
     /// Whether nothing is left to be handed out.
     pub fn is_end(&self) -> bool {
         self.is_read && self.next >= self.kept.len() && (self.trailers.is_none() || self.is_over)
@@ -271,6 +279,10 @@ impl Held<'_, '_> {
 }
 
 impl Buffer for Held<'_, '_> {
+    fn settle(&mut self) {
+        self.body.settle();
+    }
+
     fn is_end(&self) -> bool {
         self.body.is_read()
     }

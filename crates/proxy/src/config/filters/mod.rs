@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::{
+    buffer::v3 as buffer,
     cors::v3 as cors,
     ext_authz::v3 as authz_pb,
     fault::v3 as fault_pb,
@@ -106,6 +107,9 @@ fn filter(any: &Any, stat_prefix: &str) -> Checked<HttpFilter> {
         let filter = authz::ext_authz(&found?, stat_prefix)?;
         return Ok(HttpFilter::ExtAuthz(Box::new(filter)));
     }
+    if let Some(found) = extension::<buffer::Buffer>(any) {
+        return Ok(HttpFilter::Buffer(simple::buffer(&found?)?));
+    }
     match factory(message_name(any)).map(|factory| factory.filter(&any.value)) {
         Some(Ok(made)) => Ok(HttpFilter::Extension(made)),
         Some(Err(reason)) => refuse(reason),
@@ -135,8 +139,11 @@ fn setting(any: &Any) -> Checked<Setting> {
 }
 
 fn setting_of(any: &Any) -> Checked<Setting> {
+    if let Some(found) = extension::<buffer::BufferPerRoute>(any) {
+        return simple::buffer_of_route(&found?);
+    }
     match extension::<authz_pb::ExtAuthzPerRoute>(any) {
-        // The only one that can switch its filter off by itself.
+        // This one, too, can switch its filter off by itself.
         Some(found) => authz::route(&found?),
         None => Ok(Setting::On(Box::new(override_of(any)?))),
     }

@@ -4,6 +4,7 @@ use envoy_types::pb::envoy::config::common::mutation_rules::v3 as rules;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as faults;
+use envoy_types::pb::envoy::extensions::filters::http::buffer::v3 as buffers;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
 use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3 as mutation;
@@ -22,8 +23,32 @@ use crate::http::filters::counters::Counters;
 use crate::http::filters::fault::{Abort, Delay, FaultSettings};
 use crate::http::filters::header_mutation::{Mutation, Mutations, QueryMutation};
 use crate::http::filters::health_check::{self, HealthCheck};
+use crate::http::filters::overrides::{Override, Setting};
 use crate::route::AddMode;
 use crate::stats::Family;
+
+/// Bytes of a body that is held whole; more is not, whatever the configuration wants.
+pub(super) fn buffer(message: &buffers::Buffer) -> Checked<usize> {
+    const MOST: u32 = 64 << 20;
+    match message.max_request_bytes.map(|bytes| bytes.value) {
+        Some(bytes) if (1..=MOST).contains(&bytes) => {
+            Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+        }
+        _ => refuse(format!("not from 1 to {MOST}")).at("max_request_bytes"),
+    }
+}
+
+pub(super) fn buffer_of_route(message: &buffers::BufferPerRoute) -> Checked<Setting> {
+    use buffers::buffer_per_route::Override as Given;
+    match &message.r#override {
+        Some(Given::Disabled(true)) => Ok(Setting::Off),
+        Some(Given::Buffer(message)) => {
+            let limit = buffer(message).at("buffer")?;
+            Ok(Setting::On(Box::new(Override::Buffer(limit))))
+        }
+        _ => refuse("disabled or buffer is needed"),
+    }
+}
 
 pub(super) fn cors_policy(message: &cors::CorsPolicy) -> Checked<CorsPolicy> {
     Ok(CorsPolicy {

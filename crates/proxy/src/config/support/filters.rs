@@ -17,6 +17,7 @@ pub(super) static FILTERS: &[&Message] = &[
     &HTTP_LOCAL_RATE_LIMIT,
     &HTTP_RATE_LIMIT,
     &EXT_AUTHZ,
+    &BUFFER,
     &ROUTER,
 ];
 
@@ -30,6 +31,7 @@ pub(super) static OVERRIDES: &[&Message] = &[
     &HTTP_LOCAL_RATE_LIMIT,
     &HTTP_RATE_LIMIT_PER_ROUTE,
     &EXT_AUTHZ_PER_ROUTE,
+    &BUFFER_PER_ROUTE,
 ];
 
 message!(HTTP_FILTER, "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", {
@@ -150,6 +152,15 @@ message!(HEALTH_CHECK_FILTER, "envoy.extensions.filters.http.health_check.v3.Hea
     3 cache_time: refuse,
     4 cluster_min_healthy_percentages: take,
     5 headers: each HEADER_MATCHER,
+});
+
+message!(BUFFER, "envoy.extensions.filters.http.buffer.v3.Buffer", {
+    1 max_request_bytes: take,
+});
+
+message!(BUFFER_PER_ROUTE, "envoy.extensions.filters.http.buffer.v3.BufferPerRoute", {
+    1 disabled: take,
+    2 buffer: into BUFFER,
 });
 
 message!(RUNTIME_FRACTION, "envoy.config.core.v3.RuntimeFractionalPercent", {

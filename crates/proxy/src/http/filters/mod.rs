@@ -5,6 +5,7 @@
 //! response, or answer itself with a [`LocalReply`]. Every response, local or not, then runs through [`response`].
 //! Routes override filters by their *name*: [`overrides`]. Filters of others plug in by [`extension`].
 
+pub mod buffer;
 pub mod cors;
 pub mod counters;
 pub mod descriptors;
@@ -81,6 +82,8 @@ pub enum HttpFilter {
     RateLimit(Box<RateLimit>),
     /// An authorization service.
     ExtAuthz(Box<ExtAuthz>),
+    /// Whole bodies only, of so many bytes at most.
+    Buffer(usize),
     /// Somebody else's.
     Extension(Arc<dyn Extension>),
 }
@@ -146,6 +149,9 @@ pub type Verdict = Result<Option<State>, Box<LocalReply>>;
 pub trait Buffer: Send {
     /// There is none, or all of it was read.
     fn is_end(&self) -> bool;
+
+    /// Announces the length of a body that is held whole, where its sender did not.
+    fn settle(&mut self) {}
 
     /// Reads until `limit` bytes are held or the body ends.
     fn buffer<'a>(
@@ -254,6 +260,7 @@ pub async fn request(
             HttpFilter::ExtAuthz(filter) => {
                 Box::pin(ext_authz::request(name, filter, context)).await?
             }
+            HttpFilter::Buffer(limit) => Box::pin(buffer::request(name, *limit, context)).await?,
             HttpFilter::Extension(extension) => {
                 Box::pin(extension::request(extension.as_ref(), name, context)).await?
             }

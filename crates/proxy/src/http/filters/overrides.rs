@@ -42,6 +42,8 @@ pub enum Override {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Other policies, or another domain.
     RateLimit(RateLimitRoute),
+    /// So many bytes instead.
+    Buffer(usize),
     /// More for the authorization service, or another one.
     ExtAuthz(ExtAuthzRoute),
     /// An extension's.
