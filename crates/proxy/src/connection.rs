@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::access::{Line, timestamp};
+use crate::access::{Line, Logger, milliseconds, timestamp};
 use crate::chain::Arrival;
 use crate::http::filters::local_rate_limit::{Limiter, LocalRateLimit};
 use crate::inspect;
@@ -66,10 +66,27 @@ pub async fn serve(
     let Some((stream, connection, _holds)) = established else {
         return;
     };
+    let logged = logged(&connection);
     match &connection.chain.terminal {
         Terminal::Tcp(_) => Box::pin(tunnel(stream, connection)).await,
         Terminal::Http(_) => Box::pin(http::server::serve(stream, connection)).await,
     }
+    if let Some((mut line, connection)) = logged {
+        line.duration = line.begun.map_or(0, |begun| milliseconds(begun.elapsed()));
+        let shared = &connection.worker.shared;
+        shared.log.emit(&line, &connection.listener.access_log);
+    }
+}
+
+/// The line of a connection whose listener logs connections.
+fn logged(connection: &Arc<Connection>) -> Option<(Box<Line>, Arc<Connection>)> {
+    if connection.listener.access_log.is_empty() {
+        return None;
+    }
+    let mut line = Box::new(connection.line());
+    line.begun = Some(Instant::now());
+    line.start_time = timestamp(SystemTime::now());
+    Some((line, connection.clone()))
 }
 
 async fn tunnel(stream: Stream, connection: Arc<Connection>) {
@@ -260,8 +277,27 @@ impl Connection {
                 .as_ref()
                 .and_then(|names| names.first().cloned()),
             response_flags: "-",
+            filter_chain: Some(self.chain.name.clone()),
             ..Line::default()
         }
+    }
+
+    /// The chain's access logs.
+    pub fn loggers(&self) -> &[Logger] {
+        match &self.chain.terminal {
+            Terminal::Http(manager) => &manager.access_log,
+            Terminal::Tcp(proxy) => &proxy.access_log,
+        }
+    }
+
+    /// Whether anybody reads log lines.
+    pub fn is_logged(&self) -> bool {
+        self.worker.shared.log.is_on(self.loggers())
+    }
+
+    /// Writes the line of an exchange that is over.
+    pub fn log(&self, line: &Line) {
+        self.worker.shared.log.emit(line, self.loggers());
     }
 
     /// The counters of the chain's connection manager.
@@ -287,7 +323,7 @@ impl Connection {
         line.response_flags = row.flag;
         line.response_code_details = row.details.to_owned();
         line.blame = Some(row.blame.as_str());
-        self.worker.shared.log.emit(line);
+        self.log(&line);
     }
 }
 
@@ -296,7 +332,7 @@ fn log_refusal(reason: Reason, arrival: &Arrival, listener: &Listener, worker: &
     let row = reason.row();
     let destination = arrival.destination;
     tracing::debug!(listener = %listener.name, %destination, reason = row.details, "connection refused");
-    worker.shared.log.emit(Line {
+    let line = Line {
         start_time: timestamp(SystemTime::now()),
         direction: listener.direction.as_str(),
         response_flags: row.flag,
@@ -306,7 +342,8 @@ fn log_refusal(reason: Reason, arrival: &Arrival, listener: &Listener, worker: &
         downstream_remote_address: arrival.source.to_string(),
         downstream_local_address: destination.to_string(),
         ..Line::default()
-    });
+    };
+    worker.shared.log.emit(&line, &listener.access_log);
 }
 
 /// Reads until it is known whether the client speaks HTTP/2, and what was read.

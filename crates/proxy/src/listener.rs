@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::listener::v3::FilterChain;
 use socket2::TcpKeepalive;
 use tokio::sync::watch;
 
+use crate::access::Logger;
 use crate::chain::ChainTable;
 use crate::http::filters::{Filter, HttpFilter};
 use crate::network::NetworkFilter;
@@ -25,6 +26,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Its name in statistics: the address with underscores, or what the configuration says.
     pub stat_name: Arc<str>,
+    /// Logs of its connections.
+    pub access_log: Arc<[Logger]>,
     /// Its sockets.
     pub binding: Arc<Binding>,
     /// Hands a connection to the listener of its original destination, if there is one.
@@ -153,6 +156,8 @@ pub enum Terminal {
 /// The TCP proxy.
 #[derive(Debug)]
 pub struct TcpProxy {
+    /// Logs of its connections.
+    pub access_log: Vec<Logger>,
     /// Its name in statistics.
     pub stat_prefix: Arc<str>,
     /// Where to.
@@ -170,6 +175,8 @@ pub struct TcpProxy {
 /// The HTTP connection manager.
 #[derive(Debug)]
 pub struct HttpManager {
+    /// Logs of its requests.
+    pub access_log: Vec<Logger>,
     /// Its name in statistics.
     pub stat_prefix: Arc<str>,
     /// Which HTTP.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 use xds::client::{Limits, Machine, Mode, Rejected};
 
-use crate::access::AccessLog;
+use crate::access::{self, AccessLog};
 use crate::admin::{self, Admin};
 use crate::ads::Ads;
 use crate::cluster::Upkeep;
@@ -36,12 +36,15 @@ pub type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 /// Runs the proxy until it is told to stop.
 pub fn run(settings: Settings, set_level: SetLevel) -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if let Some(folder) = &settings.access_log_folder {
+        access::allow(folder.clone());
+    }
     let stats = Arc::new(Stats::default());
     // With a bootstrap file, listeners say what is logged.
     let log = if settings.no_access_log || settings.bootstrap.is_some() {
         AccessLog::off(stats.clone())
     } else {
-        AccessLog::stdout(stats.clone())?
+        AccessLog::stdout(stats.clone())
     };
     let limit = match settings.max_connections {
         // A proxied connection takes two descriptors.
@@ -166,6 +169,9 @@ async fn supervise(
 
 /// Reads the configuration as [`run`] would, and says what is wrong with it.
 pub fn validate(settings: &Settings) -> anyhow::Result<()> {
+    if let Some(folder) = &settings.access_log_folder {
+        access::allow(folder.clone());
+    }
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     machine(settings).map(|_| ())
 }

@@ -85,7 +85,10 @@ pub struct Settings {
     /// Seconds of those in which new connections are still taken: clients learn only by and by that we go.
     #[arg(long, env = "OSM_PROXY_DRAIN_GRACE_SECONDS", default_value_t = 5)]
     pub drain_grace_seconds: u64,
-    /// No access log.
+    /// Files that configuration names for access logs must be below this folder.
+    #[arg(long, env = "OSM_PROXY_ACCESS_LOG_FOLDER")]
+    pub access_log_folder: Option<PathBuf>,
+    /// No access log where none is configured.
     #[arg(long, env = "OSM_PROXY_NO_ACCESS_LOG")]
     pub no_access_log: bool,
 }

@@ -29,6 +29,7 @@ pub async fn serve(mut stream: Stream, connection: &Connection, proxy: &TcpProxy
     let lives_until = proxy.max_duration.map(|longest| started + longest);
     let mut line = connection.line();
     line.start_time = crate::access::timestamp(SystemTime::now());
+    line.begun = Some(started);
     line.route_name = Some(connection.chain.name.clone());
     match open(connection, proxy, &mut line).await {
         Ok((mut upstream, chosen, _connected)) => {
@@ -48,7 +49,7 @@ pub async fn serve(mut stream: Stream, connection: &Connection, proxy: &TcpProxy
         }
     }
     line.duration = milliseconds(started.elapsed());
-    connection.worker.shared.log.emit(line);
+    connection.log(&line);
 }
 
 async fn open(

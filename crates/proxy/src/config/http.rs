@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use http::HeaderValue;
 use xds::client::Kind;
 
-use super::{At, Checked, Context, filters, flag, limit, refuse, route};
+use super::{At, Checked, Context, access, filters, flag, limit, refuse, route};
 use crate::listener::{
     ClientCert, Codec, EscapedSlashes, H2, HttpManager, RouteSource, ServerHeader, Underscores,
 };
@@ -58,6 +58,7 @@ pub(super) fn manager(
     let common = message.common_http_protocol_options.as_ref();
     let (server_name, server_header) = server_header(message)?;
     Ok(HttpManager {
+        access_log: access::loggers(&message.access_log)?,
         stat_prefix: message.stat_prefix.as_str().into(),
         codec,
         routes,

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use super::filters::network_filter;
 use super::matching::range;
 use super::{
-    At, Checked, Context, each, extension, flag, http, ip_address, limit, port, refuse,
+    At, Checked, Context, access, each, extension, flag, http, ip_address, limit, port, refuse,
     socket_address, tls,
 };
 use crate::chain::{ChainMatch, ChainTable, SourceKind};
@@ -67,6 +67,7 @@ pub(super) fn listener(message: pb::Listener, context: &mut Context) -> Checked<
     let mut listener = Listener {
         name: message.name.as_str().into(),
         stat_name: stat_name(&message, &binding.addresses),
+        access_log: access::loggers(&message.access_log)?.into(),
         binding: Arc::new(binding),
         hands_over: flag(message.use_original_dst.as_ref(), false),
         ignores_limit: message.ignore_global_conn_limit,
@@ -405,6 +406,7 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
         None => return refuse("cluster or weighted_clusters is needed"),
     };
     Ok(TcpProxy {
+        access_log: access::loggers(&message.access_log)?,
         stat_prefix: message.stat_prefix.as_str().into(),
         target,
         idle_timeout: limit(message.idle_timeout.as_ref(), Some(TCP_IDLE)).at("idle_timeout")?,

@@ -1,5 +1,6 @@
 //! Protobuf in, typed and checked configuration out. Nothing behind this module knows Envoy's protobuf.
 
+mod access;
 mod cluster;
 mod filters;
 mod format;

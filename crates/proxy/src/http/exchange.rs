@@ -40,8 +40,9 @@ impl Exchange {
         }
         stats.requests_active.add(1);
         let mut line = Box::<Line>::default();
-        if http.connection.worker.shared.log.is_on() {
+        if http.connection.is_logged() {
             *line = http.connection.line();
+            line.begun = Some(Instant::now());
             line.start_time = timestamp(SystemTime::now());
         }
         Exchange {
@@ -64,7 +65,12 @@ impl Exchange {
 
     /// Whether anybody will read the log line.
     pub fn is_logged(&self) -> bool {
-        self.http.connection.worker.shared.log.is_on()
+        self.http.connection.is_logged()
+    }
+
+    /// Whether a configured log may ask for headers.
+    pub fn wants_headers(&self) -> bool {
+        !self.http.connection.loggers().is_empty()
     }
 
     /// It goes to this cluster.
@@ -84,6 +90,9 @@ impl Exchange {
     /// The reply's status is known.
     pub fn replied(&mut self, status: StatusCode) {
         self.line.response_code = status.as_u16();
+        if self.is_logged() && self.line.answered.is_none() {
+            self.line.answered = Some(Instant::now());
+        }
         let stats = self.http.connection.http_stats();
         stats.completed.increment();
         stats.classes.count(status);
@@ -162,13 +171,12 @@ impl Drop for Exchange {
         // Of bodies: what frames them is not counted.
         stats.received.add(self.received);
         stats.sent.add(self.sent);
-        let log = &self.http.connection.worker.shared.log;
-        if log.is_on() {
-            let mut line = std::mem::take(&mut *self.line);
+        if self.is_logged() {
+            let line = &mut self.line;
             line.bytes_received = self.received;
             line.bytes_sent = self.sent;
             line.duration = milliseconds(self.started.elapsed());
-            log.emit(line);
+            self.http.connection.log(line);
         }
     }
 }

@@ -24,7 +24,7 @@ use super::reply::{self, LocalReply, Refusal};
 use super::retry::{Retry, Wanted};
 use super::server::HttpConnection;
 use super::timing::{Defaults, Timing};
-use crate::access::{Line, field, milliseconds};
+use crate::access::{Line, RequestHead, field, milliseconds};
 use crate::cluster::{Cluster, Hashed, hash};
 use crate::connection::Connection;
 use crate::listener::{HttpManager, RouteSource, ServerHeader};
@@ -203,7 +203,7 @@ impl<'a, 'c> Way<'a, 'c> {
     }
 
     /// The headers that every response carries.
-    fn sign(&self, response: &mut Response<Reply>, request_id: Option<HeaderValue>) {
+    fn sign(&mut self, response: &mut Response<Reply>, request_id: Option<HeaderValue>) {
         let manager = self.manager;
         let headers = response.headers_mut();
         let absent = !headers.contains_key(SERVER);
@@ -220,11 +220,24 @@ impl<'a, 'c> Way<'a, 'c> {
         if let Some(id) = request_id {
             headers.insert(X_REQUEST_ID, id);
         }
+        if self.exchange.wants_headers() {
+            self.exchange.line.response_headers = Some(Box::new(headers.clone()));
+        }
     }
 
     fn describe_target(&mut self) {
         if !self.exchange.is_logged() {
             return;
+        }
+        if self.exchange.wants_headers() {
+            let view = self.target.view(&self.parts.method, &self.parts.headers);
+            self.exchange.line.request_head = Some(Box::new(RequestHead {
+                method: view.method.to_owned(),
+                path_and_query: view.path_and_query.to_owned(),
+                authority: view.authority.to_owned(),
+                scheme: view.scheme.to_owned(),
+                headers: self.parts.headers.clone(),
+            }));
         }
         let line = &mut self.exchange.line;
         line.authority = Some(field(self.target.authority.as_bytes()));

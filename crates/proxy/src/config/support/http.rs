@@ -1,5 +1,6 @@
 //! The HTTP connection manager, its filters and RBAC.
 
+use super::access::ACCESS_LOG;
 use super::common::{CIDR_RANGE, COMMON_HTTP, HTTP1, HTTP2, PATH_MATCHER, STRING_MATCHER};
 use super::filters::HTTP_FILTER;
 use super::message;
@@ -17,7 +18,7 @@ message!(HTTP_CONNECTION_MANAGER, "envoy.extensions.filters.network.http_connect
     9 http2_protocol_options: into HTTP2,
     10 server_name: take,
     12 drain_timeout: ignore "drained with the proxy",
-    13 access_log: ignore "one JSON line per request on standard output",
+    13 access_log: each ACCESS_LOG,
     14 use_remote_address: take,
     15 generate_request_id: take,
     16 forward_client_cert_details: take,

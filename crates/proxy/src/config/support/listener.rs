@@ -1,5 +1,6 @@
 //! Listeners, filter chains and the network filters without HTTP.
 
+use super::access::ACCESS_LOG;
 use super::common::{ADDRESS, CIDR_RANGE, SOCKET_OPTION};
 use super::ext_authz::NETWORK_EXT_AUTHZ;
 use super::http::{HTTP_CONNECTION_MANAGER, NETWORK_RBAC};
@@ -28,7 +29,7 @@ message!(LISTENER, "envoy.config.listener.v3.Listener", {
     19 api_listener: refuse,
     20 connection_balance_config: ignore "workers balance by themselves",
     21 reuse_port: ignore "one acceptor",
-    22 access_log: ignore "one JSON line per refused connection on standard output",
+    22 access_log: each ACCESS_LOG,
     24 tcp_backlog_size: take,
     25 default_filter_chain: into FILTER_CHAIN,
     26 bind_to_port: take,
@@ -140,7 +141,7 @@ message!(TCP_PROXY, "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", {
     2 cluster: take,
     3 downstream_idle_timeout: refuse,
     4 upstream_idle_timeout: refuse,
-    5 access_log: ignore "one JSON line per connection on standard output",
+    5 access_log: each ACCESS_LOG,
     7 max_connect_attempts: take,
     8 idle_timeout: take,
     9 metadata_match: refuse,

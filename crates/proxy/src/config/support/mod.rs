@@ -3,6 +3,7 @@
 //! Walking the wire form (not the decoded structs) finds every field that is *set*, those of newer Envoys
 //! included, which decoding would drop silently. `docs/xds-support.md` is printed from the same table.
 
+mod access;
 mod balance;
 mod bootstrap;
 mod check;

@@ -45,6 +45,7 @@ pub(super) fn request(filter: &HealthCheck, context: &mut FilterContext<'_, '_>)
         let told = vec![(AddMode::Overwrite, IMMEDIATE_FAIL, yes)];
         return Ok(is_failing.then_some(State::Headers(told)));
     }
+    context.line.is_health_check = true;
     let cluster = HeaderValue::from_str(shared.service_cluster()).ok();
     let checked = cluster.map(|cluster| (AddMode::Overwrite, CHECKED_CLUSTER, cluster));
     if filter.pass_through && !is_failing {

@@ -1,26 +1,48 @@
-//! The access log: one JSON line per request or connection, written by a thread of its own.
+//! The access log: one line per request or connection, written by a thread of its own.
+//!
+//! Listeners, connection managers and TCP proxies say what is logged ([`Logger`]); where they say nothing, a sidecar
+//! without bootstrap file writes one JSON line on standard output.
 
-use std::io::Write;
+mod logger;
+mod sink;
+
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use http::HeaderMap;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+pub use logger::{Comparison, Condition, Logger};
+pub use sink::{Sink, Writer, allow};
+
 use crate::stats::Stats;
 
-/// Lines that wait for the writer. Two seconds' worth at a thousand requests a second.
-const QUEUE: usize = 2048;
 /// A field taken from a request is cut to this, so that no client fills the log.
 const FIELD: usize = 1024;
 
 /// Where lines go.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct AccessLog {
-    sender: Option<SyncSender<Line>>,
-    stats: Arc<Stats>,
+    /// Whether there is a line where nothing is configured.
+    is_default: bool,
+    writer: Writer,
+}
+
+/// A request's head, kept for formats that ask for its headers.
+#[derive(Debug, Default)]
+pub struct RequestHead {
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub path_and_query: String,
+    /// The authority.
+    pub authority: String,
+    /// The scheme.
+    pub scheme: String,
+    /// The other headers.
+    pub headers: HeaderMap,
 }
 
 /// What a line says; the names are those of OSM's own format.
@@ -79,57 +101,62 @@ pub struct Line {
     pub downstream_local_address: String,
     /// Who it comes from, verified.
     pub downstream_peer: Option<String>,
+    /// Name of the filter chain.
+    #[serde(skip)]
+    pub filter_chain: Option<Arc<str>>,
+    /// The request's head, if a format asks for it.
+    #[serde(skip)]
+    pub request_head: Option<Box<RequestHead>>,
+    /// The response's headers, if a format asks for them.
+    #[serde(skip)]
+    pub response_headers: Option<Box<HeaderMap>>,
+    /// When it began.
+    #[serde(skip)]
+    pub begun: Option<Instant>,
+    /// When the answer began.
+    #[serde(skip)]
+    pub answered: Option<Instant>,
+    /// The health check filter has answered it.
+    #[serde(skip)]
+    pub is_health_check: bool,
 }
 
 // === impl AccessLog ===
 
 impl AccessLog {
-    /// A log on standard output.
-    pub fn stdout(stats: Arc<Stats>) -> std::io::Result<AccessLog> {
-        let (sender, receiver) = sync_channel(QUEUE);
-        std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write(&receiver))?;
-        Ok(AccessLog {
-            sender: Some(sender),
-            stats,
-        })
+    /// A log on standard output where nothing is configured.
+    pub fn stdout(stats: Arc<Stats>) -> AccessLog {
+        AccessLog {
+            is_default: true,
+            writer: Writer::new(stats),
+        }
     }
 
-    /// A log that goes nowhere.
+    /// A log only where one is configured.
     pub fn off(stats: Arc<Stats>) -> AccessLog {
         AccessLog {
-            sender: None,
-            stats,
+            is_default: false,
+            writer: Writer::new(stats),
         }
     }
 
-    /// Whether lines are wanted.
-    pub fn is_on(&self) -> bool {
-        self.sender.is_some()
+    /// Whether anybody reads the line of an exchange with these logs.
+    pub fn is_on(&self, loggers: &[Logger]) -> bool {
+        self.is_default || !loggers.is_empty()
     }
 
-    /// Hands a line to the writer; a line that finds the queue full is counted and dropped.
-    pub fn emit(&self, line: Line) {
-        if let Some(sender) = &self.sender
-            && sender.try_send(line).is_err()
+    /// Writes the line of an exchange that is over.
+    pub fn emit(&self, line: &Line, loggers: &[Logger]) {
+        for (sink, text) in loggers.iter().filter_map(|logger| logger.write(line)) {
+            self.writer.send(sink, text);
+        }
+        if self.is_default
+            && loggers.is_empty()
+            && let Ok(mut text) = serde_json::to_string(line)
         {
-            self.stats.server.log_dropped.increment();
+            text.push('\n');
+            self.writer.send(Sink::Stdout, text);
         }
-    }
-}
-
-/// Writes until the last sender is gone; one system call takes all that waits.
-fn write(receiver: &Receiver<Line>) {
-    let mut buffer = Vec::new();
-    while let Ok(first) = receiver.recv() {
-        buffer.clear();
-        for line in std::iter::once(first).chain(receiver.try_iter().take(64)) {
-            if serde_json::to_writer(&mut buffer, &line).is_ok() {
-                buffer.push(b'\n');
-            }
-        }
-        let _ = std::io::stdout().lock().write_all(&buffer);
     }
 }
 
