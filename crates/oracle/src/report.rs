@@ -89,7 +89,7 @@ impl Report {
         let generated = self
             .generator
             .as_ref()
-            .is_none_or(|generated| generated.failure.is_none());
+            .is_none_or(|generated| generated.failures.is_empty());
         self.new_ones().next().is_none() && self.gone().is_empty() && generated
     }
 

@@ -19,7 +19,7 @@ pub const ENVOY: (&str, Ipv4Addr) = ("envoy", Ipv4Addr::new(127, 0, 0, 2));
 pub const OSM: (&str, Ipv4Addr) = ("osm-proxy", Ipv4Addr::new(127, 0, 0, 3));
 
 /// How long listeners may take to open after a push.
-const OPENING: Duration = Duration::from_secs(12);
+const OPENING: Duration = Duration::from_secs(8);
 
 /// Setups of one push: what both say about them fits into one refusal.
 const PORTION: usize = 8;
@@ -172,42 +172,56 @@ impl World {
             if let Some(osm) = &mut self.osm {
                 osm.ready().await;
             }
-            for (node, _) in self.nodes() {
-                let refusals = self.ads.settled(node).await.err().unwrap_or_default();
+            for (node, ip) in self.nodes() {
+                let _ = self.ads.settled(node).await;
+                // A listener opens when its routes came or were refused.
+                let refused = refused.entry(node).or_default();
+                let until = Instant::now() + OPENING;
                 for setup in &portion[end - PORTION..] {
-                    let names: Vec<&str> =
-                        setup.cluster_names().chain([setup.name.as_str()]).collect();
-                    let is_about = |message: &str| names.iter().any(|name| mentions(message, name));
-                    if let Some(refusal) =
-                        refusals.iter().find(|refusal| is_about(&refusal.message))
-                    {
-                        let words = excerpt(&refusal.message, &names);
-                        refused
-                            .entry(node)
-                            .or_default()
-                            .insert(setup.name.clone(), words);
+                    let at = SocketAddr::from((ip, setup.port));
+                    while tokio::net::TcpStream::connect(at).await.is_err() {
+                        self.note(node, setup, refused);
+                        if Instant::now() > until {
+                            let words = format!("the listener of {} does not open", setup.name);
+                            refused.entry(setup.name.clone()).or_insert(words);
+                        }
+                        if refused.contains_key(&setup.name) {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(10)).await;
                     }
                 }
-            }
-        }
-        for (node, ip) in self.nodes() {
-            let refused = refused.entry(node).or_default();
-            let end = Instant::now() + OPENING;
-            for setup in setups {
-                let at = SocketAddr::from((ip, setup.port));
-                while !refused.contains_key(&setup.name)
-                    && tokio::net::TcpStream::connect(at).await.is_err()
-                {
-                    if Instant::now() > end {
-                        let words = format!("the listener of {} does not open", setup.name);
-                        refused.insert(setup.name.clone(), words);
+                for setup in &portion[end - PORTION..] {
+                    self.note(node, setup, refused);
+                }
+                let is_known = |message: &str| {
+                    setups.iter().any(|setup| parts(setup).iter().any(|name| mentions(message, name)))
+                };
+                for refusal in self.ads.refusals(node) {
+                    if !is_known(&refusal.message) {
+                        eprintln!("oracle: {node} refuses something: {}", refusal.message);
                     }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
         }
         refused
     }
+
+    /// Notes what the node said against a setup since the last change.
+    fn note(&self, node: &str, setup: &Setup, refused: &mut Refused) {
+        let names = parts(setup);
+        let is_about = |message: &str| names.iter().any(|name| mentions(message, name));
+        for refusal in self.ads.refusals(node) {
+            if is_about(&refusal.message) {
+                refused.insert(setup.name.clone(), excerpt(&refusal.message, &names));
+            }
+        }
+    }
+}
+
+/// Names of the setup's resources.
+fn parts(setup: &Setup) -> Vec<&str> {
+    setup.cluster_names().chain([setup.name.as_str()]).collect()
 }
 
 /// Whether a refusal is about a resource: its name, not as a part of a longer one.

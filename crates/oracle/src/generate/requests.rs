@@ -7,7 +7,7 @@ const METHODS: [&str; 6] = ["GET", "GET", "GET", "POST", "PUT", "DELETE"];
 
 /// A request line of the case files.
 pub fn line(dice: &mut Dice) -> String {
-    let version = *dice.pick(&["", "", "h2 ", "h2 ", "h1.0 "]);
+    let version = *dice.pick(&["", "h2 "]);
     let method = *dice.pick(&METHODS);
     let mut line = format!("{version}{method} {}", target(dice));
     line.push_str(&format!(" | host: {}", host(dice)));
