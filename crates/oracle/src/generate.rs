@@ -158,7 +158,7 @@ impl Lane {
             _ => self.over_h1(&request).await,
         };
         seen["backend"] = side.received();
-        // Envoy ends the connection after a local reply to a request with a body, osm-proxy reads the body.
+        // A listed difference: Envoy ends the connection after a local reply to a request with a body, osm-proxy reads the body.
         if !request.body.is_empty()
             && let Some(fields) = seen["fields"].as_array_mut()
         {

@@ -50,14 +50,21 @@ pub fn vhosts(dice: &mut Dice) -> Value {
         edits(dice, &mut vhost, 25);
         list.push(vhost);
     }
-    if dice.percent(60) {
+    if dice.percent(85) {
         list.push(json!({"name": "all", "domains": ["*"], "routes": routes(dice)}));
     }
     Value::Array(list)
 }
 
 fn routes(dice: &mut Dice) -> Vec<Value> {
-    (0..1 + dice.below(6)).map(|_| route(dice)).collect()
+    let mut routes: Vec<Value> = (0..2 + dice.below(8)).map(|_| route(dice)).collect();
+    // Most tables end with something for everybody.
+    if dice.percent(70) {
+        let mut last = json!({"match": {"prefix": "/"}, "route": action(dice, Path::Prefix)});
+        edits(dice, &mut last, 30);
+        routes.push(last);
+    }
+    routes
 }
 
 fn route(dice: &mut Dice) -> Value {

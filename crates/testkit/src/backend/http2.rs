@@ -75,9 +75,14 @@ async fn stream_of(
             for (name, value) in fields {
                 response = response.header(name, value);
             }
-            let ends = body.is_empty() && trailers.is_empty();
+            // A HEAD has neither, whatever is scripted.
+            let bare = parts.method == http::Method::HEAD;
+            let ends = bare || (body.is_empty() && trailers.is_empty());
             let response = response.body(()).expect("a response");
             let mut stream = respond.send_response(response, ends)?;
+            if bare {
+                return Ok(());
+            }
             if !body.is_empty() {
                 stream.send_data(Bytes::copy_from_slice(body), trailers.is_empty())?;
             }
