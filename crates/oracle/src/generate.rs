@@ -74,8 +74,16 @@ pub async fn run(world: &mut World, seed: u64, requests: usize) -> anyhow::Resul
             if !places.is_empty() {
                 let places = places.join("\n");
                 // The rest of this table would likely say the same again.
-                let small = reduce(world, port, batch.vhosts.clone(), line, &mut generated.tables).await;
-                let setup = json!([{"name": format!("seed-{seed}"), "vhosts": small, "checks": [line]}]);
+                let small = reduce(
+                    world,
+                    port,
+                    batch.vhosts.clone(),
+                    line,
+                    &mut generated.tables,
+                )
+                .await;
+                let setup =
+                    json!([{"name": format!("seed-{seed}"), "vhosts": small, "checks": [line]}]);
                 generated.failures.push(format!("{places}\n{setup}"));
                 break;
             }

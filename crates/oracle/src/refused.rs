@@ -57,6 +57,9 @@ pub async fn judge(world: &mut World, list: &[Judged]) -> BTreeMap<String, [Opti
             for (kind, value) in &parts {
                 resources.add(*kind, &values.fill(value));
             }
+            // The one before goes first: the answer to its removal is not the verdict.
+            world.ads.set(node, world.resources(node, ip, &[]));
+            let _ = world.ads.settled(node).await;
             let before = world.ads.acks(node, kind);
             world.ads.set(node, resources);
             let end = Instant::now() + ANSWER;

@@ -401,7 +401,10 @@ pub fn mask(value: &mut Value, more: &[String], ip: Ipv4Addr) {
             if let Some(millis) = text.strip_prefix("x-envoy-expected-rq-timeout-ms: ") {
                 // What is left of the time for another attempt: not to the millisecond.
                 let millis: u64 = millis.parse().unwrap_or_default();
-                *text = format!("x-envoy-expected-rq-timeout-ms: {}", millis.div_ceil(100) * 100);
+                *text = format!(
+                    "x-envoy-expected-rq-timeout-ms: {}",
+                    millis.div_ceil(100) * 100
+                );
             }
             if let Some((name, _)) = text.split_once(": ")
                 && (MASKED.contains(&name) || more.iter().any(|masked| masked == name))

@@ -59,6 +59,8 @@ struct State {
     settled: Option<u64>,
     /// Refusals since the last change.
     refusals: Vec<Refusal>,
+    /// Refusals since the start.
+    history: Vec<Refusal>,
     /// ACKs per kind since the start.
     acks: HashMap<&'static str, u64>,
     /// Streams opened.
@@ -138,6 +140,11 @@ impl Ads {
     /// What the node refused since the last change.
     pub fn refusals(&self, node: &str) -> Vec<Refusal> {
         self.nodes.node(node).state.borrow().refusals.clone()
+    }
+
+    /// What the node refused since the start.
+    pub fn history(&self, node: &str) -> Vec<Refusal> {
+        self.nodes.node(node).state.borrow().history.clone()
     }
 
     /// How many responses of a kind the node accepted since the start.
@@ -325,10 +332,12 @@ fn take(
     let outcome = stream.request(request, Instant::now()).ok()?;
     node.state.send_if_modified(|state| {
         if let Some(nack) = &outcome.nack {
-            state.refusals.push(Refusal {
+            let refusal = Refusal {
                 kind: nack.kind,
                 message: nack.message.clone(),
-            });
+            };
+            state.refusals.push(refusal.clone());
+            state.history.push(refusal);
         } else if let (true, Some(url)) = (is_ack, url) {
             *state.acks.entry(url).or_default() += 1;
         }

@@ -247,7 +247,7 @@ fn action(dice: &mut Dice, kind: Path) -> Value {
         1 => action["host_rewrite_header"] = json!("x-b"),
         2 => {
             action["host_rewrite_path_regex"] =
-                json!({"pattern": {"regex": "^/([a-z0-9]+).*$"}, "substitution": r"\1.example"});
+                json!({"pattern": {"regex": "^/([a-zA-Z0-9]*).*$"}, "substitution": r"\1.example"});
         }
         _ => {}
     }
