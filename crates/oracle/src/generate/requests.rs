@@ -71,7 +71,7 @@ fn host(dice: &mut Dice) -> String {
     if dice.percent(10) {
         host = host.to_uppercase();
     }
-    if dice.percent(15) {
+    if dice.percent(15) && !host.contains(':') {
         let port = *dice.pick(&[":80", ":8080", ":443"]);
         host.push_str(port);
     }
