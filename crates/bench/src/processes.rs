@@ -32,14 +32,13 @@ impl Process {
     ) -> anyhow::Result<Process> {
         let log = folder.join(format!("{name}.log"));
         let file = File::create(&log)?;
-        let mut command = match processors() {
-            1 => Command::new(program),
-            _ => {
-                let mut pinned = Command::new("taskset");
-                pinned.args(["-c", PROXY_PROCESSOR]).arg(program);
-                pinned
-            }
-        };
+        // It dies with us, however we end.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM"]);
+        if processors() > 1 {
+            command.args(["taskset", "-c", PROXY_PROCESSOR]);
+        }
+        command.arg(program);
         let child = command
             .args(arguments)
             .stdin(Stdio::null())
@@ -50,7 +49,7 @@ impl Process {
         Ok(Process { child, log })
     }
 
-    /// Its process id; `taskset` becomes the program it starts.
+    /// Its process id; the programs in front become the one they start.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
