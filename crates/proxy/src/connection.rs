@@ -1,6 +1,7 @@
 //! The life of a connection: original destination, inspection, chain, TLS, network filters, last filter.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -54,28 +55,34 @@ pub struct Connection {
     limiters: Mutex<Vec<(usize, Arc<Limiter>)>>,
 }
 
-/// Serves one connection to its end. Each phase is boxed: a connection carries the size of the one it is in.
+/// Takes a connection in, and has it served to its end; `place` is dropped then.
 pub async fn serve(
     tcp: TcpStream,
     source: SocketAddr,
     listener: Arc<Listener>,
     stats: Arc<ListenerStats>,
     worker: Worker,
+    place: impl Send + 'static,
 ) {
-    let established = Box::pin(establish(tcp, source, listener, stats, worker)).await;
-    let Some((stream, connection, _holds)) = established else {
+    let established = establish(tcp, source, listener, stats, worker).await;
+    let Some((stream, connection, holds)) = established else {
         return;
     };
     let logged = logged(&connection);
-    match &connection.chain.terminal {
-        Terminal::Tcp(_) => Box::pin(tunnel(stream, connection)).await,
-        Terminal::Http(_) => Box::pin(http::server::serve(stream, connection)).await,
-    }
-    if let Some((mut line, connection)) = logged {
-        line.duration = line.begun.map_or(0, |begun| milliseconds(begun.elapsed()));
-        let shared = &connection.worker.shared;
-        shared.log.emit(&line, &connection.listener.access_log);
-    }
+    let serving: Pin<Box<dyn Future<Output = ()> + Send>> = match &connection.chain.terminal {
+        Terminal::Tcp(_) => Box::pin(tcp::serve(stream, connection)),
+        Terminal::Http(_) => Box::pin(http::server::serve(stream, connection)),
+    };
+    // A task of its own: a connection rests far longer than it arrives, and must not carry the size of a handshake then.
+    tokio::spawn(async move {
+        serving.await;
+        if let Some((mut line, connection)) = logged {
+            line.duration = line.begun.map_or(0, |begun| milliseconds(begun.elapsed()));
+            let shared = &connection.worker.shared;
+            shared.log.emit(&line, &connection.listener.access_log);
+        }
+        drop((holds, place));
+    });
 }
 
 /// The line of a connection whose listener logs connections.
@@ -87,12 +94,6 @@ fn logged(connection: &Arc<Connection>) -> Option<(Box<Line>, Arc<Connection>)> 
     line.begun = Some(Instant::now());
     line.start_time = timestamp(SystemTime::now());
     Some((line, connection.clone()))
-}
-
-async fn tunnel(stream: Stream, connection: Arc<Connection>) {
-    if let Terminal::Tcp(proxy) = &connection.chain.terminal {
-        tcp::serve(stream, &connection, proxy).await;
-    }
 }
 
 /// A connection that its chain's last filter may have, and what the filters before hold of it.

@@ -18,7 +18,8 @@ use crate::connection::serve;
 use crate::listener::{Address, Binding, Direction, Listener};
 use crate::snapshot::Snapshot;
 use crate::socket_options::{Family, Moment, Setting, apply};
-use crate::worker::{Shared, Worker};
+use crate::stats::ListenerStats;
+use crate::worker::{Place, Shared, Worker};
 
 /// How long the accept loop rests when the system refuses to accept: descriptors come back within this.
 const REST: Duration = Duration::from_millis(50);
@@ -292,18 +293,15 @@ impl Accepting {
             shared: self.shared.clone(),
         };
         let own = index == 0;
-        let task = move |stream| async move {
-            let _place = place;
-            let begun = Instant::now();
-            stats.connections_active.add(1);
-            serve(stream, source, listener, stats.clone(), worker).await;
-            stats.connections_active.add(-1);
-            stats.connections_closed.increment();
-            stats.connection_time.record(begun.elapsed());
-            if let Some((_, count)) = workers.get(index) {
-                count.fetch_sub(1, Ordering::Relaxed);
-            }
+        stats.connections_active.add(1);
+        let taken = Taken {
+            _place: place,
+            begun: Instant::now(),
+            stats: stats.clone(),
+            workers,
+            index,
         };
+        let task = move |stream| serve(stream, source, listener, stats, worker, taken);
         if own {
             tokio::spawn(task(stream));
         } else if let Ok(stream) = stream.into_std() {
@@ -313,6 +311,26 @@ impl Accepting {
                     task(stream).await;
                 }
             });
+        }
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Taken {
+    _place: Place,
+    begun: Instant,
+    stats: Arc<ListenerStats>,
+    workers: Arc<Vec<(Handle, AtomicUsize)>>,
+    index: usize,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.stats.connections_active.add(-1);
+        self.stats.connections_closed.increment();
+        self.stats.connection_time.record(self.begun.elapsed());
+        if let Some((_, count)) = self.workers.get(self.index) {
+            count.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The TCP proxy: one connection in, one out, bytes between.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +13,7 @@ use crate::access::{Line, milliseconds};
 use crate::cluster::{ChoiceContext, Chosen, Cluster, Outcome as Judged, hash_source};
 use crate::connection::Connection;
 use crate::copy::{End, Outcome, both_until};
-use crate::listener::TcpProxy;
+use crate::listener::{TcpProxy, Terminal};
 use crate::net::Stream;
 use crate::reason::Reason;
 use crate::upstream::{Connected, connect, settled};
@@ -24,14 +25,19 @@ const DRAIN: Duration = Duration::from_secs(600);
 const STOP: Duration = Duration::from_secs(5);
 
 /// Serves one connection to its end.
-pub async fn serve(mut stream: Stream, connection: &Connection, proxy: &TcpProxy) {
+pub async fn serve(mut stream: Stream, connection: Arc<Connection>) {
+    let connection = connection.as_ref();
+    let Terminal::Tcp(proxy) = &connection.chain.terminal else {
+        return;
+    };
     let started = Instant::now();
     let lives_until = proxy.max_duration.map(|longest| started + longest);
     let mut line = connection.line();
     line.start_time = crate::access::timestamp(SystemTime::now());
     line.begun = Some(started);
     line.route_name = Some(connection.chain.name.clone());
-    match open(connection, proxy, &mut line).await {
+    // Boxed: what a handshake takes is given back before the bytes flow.
+    match Box::pin(open(connection, proxy, &mut line)).await {
         Ok((mut upstream, chosen, _connected)) => {
             let until = told(connection, &chosen, lives_until);
             let outcome = both_until(&mut stream, &mut upstream, proxy.idle_timeout, until).await;
