@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use http::{HeaderName, HeaderValue, Request};
 use proxy::config::Value;
-use proxy::http::headers::{Origin, sanitize};
+use proxy::http::edge::Origin;
+use proxy::http::headers::sanitize;
 use proxy::http::path;
 use proxy::listener::{HttpManager, Listener, Terminal};
 use xds::client::Kind;
@@ -108,12 +109,14 @@ fn check(data: &[u8], manager: &HttpManager) {
         return;
     };
     let (mut parts, ()) = request.into_parts();
+    let client_cert = HeaderValue::from_static("URI=spiffe://td/a/b");
     let origin = Origin {
         source: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        port: 80,
         is_tls: true,
-        principal: Some("spiffe://td/a/b"),
+        client_cert: Some(&client_cert),
     };
-    if let Ok(target) = sanitize(&mut parts, origin, manager) {
+    if let Ok(target) = sanitize(&mut parts, origin, &manager.heads, &manager.edge) {
         for name in [
             "connection",
             "transfer-encoding",

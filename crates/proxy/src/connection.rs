@@ -5,8 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use ::http::HeaderValue;
 use bytes::BytesMut;
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use socket2::SockRef;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -17,13 +19,13 @@ use crate::access::{Line, Logger, milliseconds, timestamp};
 use crate::chain::Arrival;
 use crate::http::filters::local_rate_limit::{Limiter, LocalRateLimit};
 use crate::inspect;
-use crate::listener::{Chain, Listener, Terminal};
+use crate::listener::{Chain, ClientCert, Listener, Terminal};
 use crate::net::{Socket, Stream, canonical};
 use crate::network::{Hold, admit};
 use crate::rbac::{Peer, Rules};
 use crate::reason::Reason;
 use crate::stats::{HttpStats, ListenerStats};
-use crate::tls::{encoded_pem, is_outlived, names};
+use crate::tls::{Names, TlsServer, encoded_pem, is_outlived, names};
 use crate::worker::Worker;
 use crate::{arrival, http, tcp};
 
@@ -41,6 +43,8 @@ pub struct Connection {
     pub is_redirected: bool,
     /// It came over TLS that we terminated.
     pub is_tls: bool,
+    /// What `x-forwarded-client-cert` says of the client, where it is to be told.
+    pub client_cert: Option<HeaderValue>,
     /// The listener.
     pub listener: Arc<Listener>,
     /// The chain.
@@ -135,6 +139,7 @@ async fn establish(
                 source: arrival.source,
                 is_redirected: arrival.destination != local,
                 is_tls,
+                client_cert: None,
                 listener,
                 chain,
                 stats,
@@ -211,7 +216,11 @@ async fn accept(socket: Socket, connection: &mut Connection) -> Result<Stream, R
     connection.peer.server_name = server_name.or(connection.peer.server_name.take());
     // rustls hands certificates out only after its verifier took them.
     let leaf = session.peer_certificates().and_then(|chain| chain.first());
-    connection.peer.names = leaf.and_then(names).and_then(|names| names.principals());
+    let names_of_leaf = leaf.and_then(names);
+    if let (Some(leaf), Some(names)) = (leaf, &names_of_leaf) {
+        connection.client_cert = connection.describe(&server, leaf, names);
+    }
+    connection.peer.names = names_of_leaf.and_then(|names| names.principals());
     if chain.shows_certificate() {
         connection.certificate = leaf.map(|leaf| leaf.as_ref().into());
     }
@@ -219,6 +228,30 @@ async fn accept(socket: Socket, connection: &mut Connection) -> Result<Stream, R
 }
 
 impl Connection {
+    /// What the chain's connection manager tells of a client that showed this certificate.
+    fn describe(
+        &self,
+        server: &TlsServer,
+        leaf: &CertificateDer<'_>,
+        names_of_leaf: &Names,
+    ) -> Option<HeaderValue> {
+        let Terminal::Http(manager) = &self.chain.terminal else {
+            return None;
+        };
+        match manager.edge.client_cert {
+            ClientCert::Sanitize | ClientCert::AlwaysForwardOnly => return None,
+            // Only that there is a certificate counts.
+            ClientCert::ForwardOnly => return Some(HeaderValue::from_static("-")),
+            ClientCert::AppendForward | ClientCert::SanitizeSet => {}
+        }
+        let fixed = server.inputs.certificate.clone();
+        let own = fixed.or_else(|| self.worker.shared.own.current());
+        let own = own.as_ref().and_then(|own| names(own.cert.first()?));
+        let own = own.as_ref().and_then(|own| own.uris.first());
+        let details = manager.cert_details;
+        details.element(leaf, names_of_leaf, own.map(String::as_str))
+    }
+
     /// Network RBAC; `Err` is the policy that denies.
     pub fn judge(&self, rules: &Rules) -> Result<(), Option<Arc<str>>> {
         let stats = &self.stats;

@@ -11,7 +11,10 @@ use tokio::sync::watch;
 
 use crate::access::Logger;
 use crate::chain::ChainTable;
+use crate::http::edge::Edge;
 use crate::http::filters::{Filter, HttpFilter};
+use crate::http::headers::HeadRules;
+use crate::http::xfcc::CertDetails;
 use crate::network::NetworkFilter;
 use crate::proxy_protocol::Accepts;
 use crate::route::RouteTable;
@@ -209,28 +212,18 @@ pub struct HttpManager {
     pub max_connection_duration: Option<Duration>,
     /// Requests on one connection before it drains.
     pub max_requests_per_connection: Option<u64>,
-    /// The connection's own address is the client's: forwarding headers are not believed.
-    pub use_remote_address: bool,
-    /// Leaves `x-forwarded-for` alone.
-    pub skip_xff_append: bool,
-    /// Makes a request id where there is none.
-    pub generate_request_id: bool,
+    /// Whom requests come from, and what is believed of them.
+    pub edge: Edge,
+    /// What is done about their heads.
+    pub heads: HeadRules,
     /// Sends the request id back.
     pub request_id_in_response: bool,
     /// No `x-envoy-*` headers.
     pub suppress_envoy_headers: bool,
-    /// What becomes of `x-forwarded-client-cert`.
-    pub client_cert: ClientCert,
+    /// What `x-forwarded-client-cert` says of a client.
+    pub cert_details: CertDetails,
     /// Upgrades allowed, lower case.
     pub upgrades: Vec<String>,
-    /// Dot segments are resolved.
-    pub normalize_path: bool,
-    /// Slashes are merged.
-    pub merge_slashes: bool,
-    /// What becomes of `%2F` and `%5C` in paths.
-    pub escaped_slashes: EscapedSlashes,
-    /// What becomes of header names with underscores.
-    pub underscores: Underscores,
     /// HTTP/1.0 is spoken.
     pub accept_http_10: bool,
     /// HTTP/2 settings.
@@ -268,34 +261,11 @@ pub enum ServerHeader {
     PassThrough,
 }
 
-/// What becomes of `%2F` and `%5C` in paths, before everything else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EscapedSlashes {
-    /// They stay as they are.
-    Keep,
-    /// The request is refused.
-    Reject,
-    /// The client is sent to the path without them; gRPC is refused.
-    Redirect,
-    /// They become slashes.
-    Unescape,
-}
-
-/// What becomes of header names with underscores, which some applications read as dashes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Underscores {
-    /// They pass.
-    Allow,
-    /// The request is refused.
-    Reject,
-    /// The headers are removed.
-    Drop,
-}
-
 /// What becomes of `x-forwarded-client-cert`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClientCert {
     /// Removed.
+    #[default]
     Sanitize,
     /// Kept if the connection is mTLS.
     ForwardOnly,

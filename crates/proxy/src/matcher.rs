@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::HeaderMap;
 use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 use regex::{Regex, RegexBuilder};
 
@@ -186,27 +186,46 @@ pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, s
 }
 
 impl HeaderMatch {
-    /// Whether the request satisfies the condition.
+    /// Whether the request satisfies the condition. Of a header that came several times each value is looked at, and
+    /// all of them joined: neither a second value nor a comma hides one.
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
         let value = self.key.value(request);
-        let value = match (value, &self.condition) {
-            (value, HeaderCondition::Present(present)) => {
-                let is_present = value.is_some() || self.missing_is_empty;
-                return (is_present == *present) != self.invert;
-            }
-            (Some(value), _) => value,
-            (None, _) if self.missing_is_empty => Cow::Borrowed(""),
+        if let HeaderCondition::Present(present) = &self.condition {
+            let is_present = value.is_some() || self.missing_is_empty;
+            return (is_present == *present) != self.invert;
+        }
+        let value = match value {
+            Some(value) => value,
+            None if self.missing_is_empty => Cow::Borrowed(""),
             // As Envoy: a condition on the value of an absent header fails, inverted or not.
-            (None, _) => return false,
+            None => return false,
         };
-        let matched = match &self.condition {
-            HeaderCondition::Present(_) => true,
-            HeaderCondition::Value(matcher) => matcher.matches(&value),
+        (self.condition.holds(&value) || self.any_value(request)) != self.invert
+    }
+
+    /// Whether one of several values satisfies the condition by itself.
+    fn any_value(&self, request: &RequestView<'_>) -> bool {
+        let HeaderKey::Name(name) = &self.key else {
+            return false;
+        };
+        let values = request.headers.get_all(name);
+        let holds = |value: &HeaderValue| {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            self.condition.holds(&text)
+        };
+        values.iter().nth(1).is_some() && values.iter().any(holds)
+    }
+}
+
+impl HeaderCondition {
+    fn holds(&self, value: &str) -> bool {
+        match self {
+            HeaderCondition::Present(present) => *present,
+            HeaderCondition::Value(matcher) => matcher.matches(value),
             HeaderCondition::Range(start, end) => value
                 .parse::<i64>()
                 .is_ok_and(|number| (*start..*end).contains(&number)),
-        };
-        matched != self.invert
+        }
     }
 }
 
@@ -282,8 +301,12 @@ mod tests {
             missing_is_empty: false,
         };
         assert!(exact("user,admin", false).matches(&request));
-        assert!(!exact("user", false).matches(&request));
-        assert!(exact("user", true).matches(&request));
+        for one in ["user", "admin"] {
+            assert!(exact(one, false).matches(&request));
+            assert!(!exact(one, true).matches(&request));
+        }
+        assert!(!exact("nobody", false).matches(&request));
+        assert!(exact("nobody", true).matches(&request));
     }
 
     #[test]

@@ -8,10 +8,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use http::HeaderValue;
 use xds::client::Kind;
 
-use super::{At, Checked, Context, access, filters, flag, limit, refuse, route};
-use crate::listener::{
-    ClientCert, Codec, EscapedSlashes, H2, HttpManager, RouteSource, ServerHeader, Underscores,
-};
+use super::{At, Checked, Context, access, edge, filters, flag, limit, refuse, route};
+use crate::listener::{Codec, H2, HttpManager, RouteSource, ServerHeader};
 
 /// Envoy's defaults, here and below.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -28,9 +26,7 @@ pub(super) fn manager(
     message: &pb::HttpConnectionManager,
     context: &mut Context,
 ) -> Checked<HttpManager> {
-    use pb::http_connection_manager::{
-        CodecType, ForwardClientCertDetails as Xfcc, RouteSpecifier,
-    };
+    use pb::http_connection_manager::{CodecType, RouteSpecifier};
     let codec = match CodecType::try_from(message.codec_type) {
         Ok(CodecType::Auto) => Codec::Auto,
         Ok(CodecType::Http1) => Codec::Http1,
@@ -45,14 +41,6 @@ pub(super) fn manager(
             RouteSource::Inline(Arc::new(route::table(config).at("route_config")?))
         }
         _ => return refuse("rds or route_config is needed"),
-    };
-    let client_cert = match Xfcc::try_from(message.forward_client_cert_details) {
-        Ok(Xfcc::Sanitize) => ClientCert::Sanitize,
-        Ok(Xfcc::ForwardOnly) => ClientCert::ForwardOnly,
-        Ok(Xfcc::AppendForward) => ClientCert::AppendForward,
-        Ok(Xfcc::SanitizeSet) => ClientCert::SanitizeSet,
-        Ok(Xfcc::AlwaysForwardOnly) => ClientCert::AlwaysForwardOnly,
-        Err(_) => return refuse("an unknown value").at("forward_client_cert_details"),
     };
     let (filters, router) = filters::filters(&message.http_filters, &message.stat_prefix)?;
     let common = message.common_http_protocol_options.as_ref();
@@ -102,54 +90,23 @@ pub(super) fn manager(
         )
         .at("common_http_protocol_options.max_connection_duration")?,
         max_requests_per_connection: requests(common),
-        use_remote_address: flag(message.use_remote_address.as_ref(), false),
-        skip_xff_append: message.skip_xff_append,
-        generate_request_id: flag(message.generate_request_id.as_ref(), true),
+        edge: edge::edge(message)?,
+        heads: edge::heads(message)?,
         request_id_in_response: message.always_set_request_id_in_response,
         suppress_envoy_headers: router.suppress_envoy_headers,
-        client_cert,
+        cert_details: edge::cert_details(message),
         upgrades: message
             .upgrade_configs
             .iter()
             .filter(|upgrade| flag(upgrade.enabled.as_ref(), true))
             .map(|upgrade| upgrade.upgrade_type.to_ascii_lowercase())
             .collect(),
-        // Envoy's own default is off; RBAC on paths is only safe on normal paths, so here it is on.
-        normalize_path: flag(message.normalize_path.as_ref(), true),
-        merge_slashes: message.merge_slashes,
-        escaped_slashes: escaped_slashes(message.path_with_escaped_slashes_action)
-            .at("path_with_escaped_slashes_action")?,
-        underscores: underscores(common.map_or(0, |c| c.headers_with_underscores_action))
-            .at("common_http_protocol_options.headers_with_underscores_action")?,
         accept_http_10: message
             .http_protocol_options
             .as_ref()
             .is_some_and(|options| options.accept_http_10),
         h2: h2(message.http2_protocol_options.as_ref())?,
     })
-}
-
-fn escaped_slashes(action: i32) -> Checked<EscapedSlashes> {
-    use pb::http_connection_manager::PathWithEscapedSlashesAction as Action;
-    match Action::try_from(action) {
-        Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) => {
-            Ok(EscapedSlashes::Keep)
-        }
-        Ok(Action::RejectRequest) => Ok(EscapedSlashes::Reject),
-        Ok(Action::UnescapeAndRedirect) => Ok(EscapedSlashes::Redirect),
-        Ok(Action::UnescapeAndForward) => Ok(EscapedSlashes::Unescape),
-        Err(_) => refuse("an unknown action"),
-    }
-}
-
-fn underscores(action: i32) -> Checked<Underscores> {
-    use core::http_protocol_options::HeadersWithUnderscoresAction as Action;
-    match Action::try_from(action) {
-        Ok(Action::Allow) => Ok(Underscores::Allow),
-        Ok(Action::RejectRequest) => Ok(Underscores::Reject),
-        Ok(Action::DropHeader) => Ok(Underscores::Drop),
-        Err(_) => refuse("an unknown action"),
-    }
 }
 
 fn server_header(message: &pb::HttpConnectionManager) -> Checked<(HeaderValue, ServerHeader)> {

@@ -2,6 +2,7 @@
 
 mod access;
 mod cluster;
+mod edge;
 mod filters;
 mod format;
 mod hash;

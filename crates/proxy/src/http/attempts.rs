@@ -57,6 +57,8 @@ pub struct Ended {
     pub reason: Reason,
     /// There would have been another attempt, but there were enough (`URX`) or a circuit breaker was open (`UO`).
     pub flag: Option<&'static str>,
+    /// Attempts there were.
+    pub count: u32,
 }
 
 impl Ended {
@@ -135,7 +137,12 @@ impl Attempts<'_> {
                     match next {
                         Next::Over(flag) => {
                             let reason = failure.reason;
-                            return Err(Ended { reason, flag });
+                            let count = self.count;
+                            return Err(Ended {
+                                reason,
+                                flag,
+                                count,
+                            });
                         }
                         again => again,
                     }
@@ -202,6 +209,7 @@ impl Attempts<'_> {
             let address = chosen.endpoint.config.address.to_string();
             way.exchange.line.upstream_host = Some(address);
         }
+        way.endpoint = Some(chosen.endpoint.config.address);
         way.exchange.upstream(chosen.cluster.clone());
         if self.host.attempts_in_request {
             let count = HeaderValue::from(self.count);
@@ -259,6 +267,7 @@ impl Attempts<'_> {
         let client = &mut *way.client;
         let is_read = way.body.is_read();
         let limits = &self.limits;
+        let count = self.count;
         poll_fn(|cx| {
             if sleep.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
@@ -269,7 +278,11 @@ impl Attempts<'_> {
             limits.poll(client.timer(), cx).map(Err)
         })
         .await
-        .map_err(|reason| Ended { reason, flag: None })
+        .map_err(|reason| Ended {
+            reason,
+            flag: None,
+            count,
+        })
     }
 
     /// Tells the client how many attempts there were, where it is to know.

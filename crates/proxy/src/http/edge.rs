@@ -41,13 +41,6 @@ const STEERING: [HeaderName; 14] = [
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
 ];
 
-/// Headers that the first proxy of a mesh takes from requests.
-const FOREIGN: [HeaderName; 3] = [
-    HeaderName::from_static("x-envoy-decorator-operation"),
-    HeaderName::from_static("x-envoy-downstream-service-cluster"),
-    HeaderName::from_static("x-envoy-downstream-service-node"),
-];
-
 /// What a connection manager believes, and what it says.
 #[derive(Debug, Clone, Default)]
 pub struct Edge {
@@ -95,12 +88,7 @@ pub struct Sender {
 
 impl Edge {
     /// Finds the client, takes what it may not say, adds what the upstream is to know.
-    pub fn receive(
-        &self,
-        headers: &mut HeaderMap,
-        origin: Origin<'_>,
-        internal_only: &[HeaderName],
-    ) -> Sender {
+    pub fn receive(&self, headers: &mut HeaderMap, origin: Origin<'_>) -> Sender {
         headers.remove(INTERNAL);
         let sender = self.sender(headers, origin.source);
         self.forwarded(headers, origin);
@@ -108,10 +96,12 @@ impl Edge {
         if sender.is_internal {
             headers.insert(INTERNAL, HeaderValue::from_static("true"));
         } else {
-            let foreign = FOREIGN.iter().filter(|_| is_edge);
-            for name in STEERING.iter().chain(foreign).chain(internal_only) {
+            for name in &STEERING {
                 headers.remove(name);
             }
+        }
+        if is_edge {
+            strip_all(headers);
         }
         if is_edge && let Ok(address) = HeaderValue::try_from(sender.address.to_string()) {
             headers.insert(EXTERNAL_ADDRESS, address);
@@ -172,11 +162,12 @@ impl Edge {
                 headers.insert(X_FORWARDED_PORT, HeaderValue::from(origin.port));
             }
         }
-        // What nobody says is known here; what is no scheme is not believed.
-        let is_scheme = headers
-            .get(X_FORWARDED_PROTO)
+        // What nobody says is known here; what is no scheme, or several, is not believed.
+        let mut said = headers.get_all(X_FORWARDED_PROTO).iter();
+        let is_scheme = said
+            .next()
             .is_some_and(|value| matches!(value.as_bytes(), b"http" | b"https"));
-        if !is_scheme {
+        if !is_scheme || said.next().is_some() {
             headers.insert(X_FORWARDED_PROTO, proto);
         }
     }
@@ -197,6 +188,18 @@ impl Edge {
                 headers.insert(X_FORWARDED_CLIENT_CERT, own.clone());
             }
             ClientCert::ForwardOnly | ClientCert::Sanitize | ClientCert::AlwaysForwardOnly => {}
+        }
+    }
+}
+
+/// Takes every header of the proxy's own from a request from outside: Envoy leaves those it does not read, but a mesh's
+/// next proxy may read them.
+fn strip_all(headers: &mut HeaderMap) {
+    let is_ours = |name: &&HeaderName| name.as_str().starts_with("x-envoy-");
+    if headers.keys().any(|name| is_ours(&name)) {
+        let ours: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
+        for name in ours {
+            headers.remove(name);
         }
     }
 }
@@ -272,21 +275,39 @@ mod tests {
         let cases: [Case; 12] = [
             (true, 0, &[], [10, 0, 0, 9], true),
             (true, 0, &["203.0.113.1"], [10, 0, 0, 9], false),
-            (true, 1, &["203.0.113.1, 203.0.113.2"], [203, 0, 113, 2], false),
-            (true, 2, &["203.0.113.1,203.0.113.2"], [203, 0, 113, 1], false),
+            (
+                true,
+                1,
+                &["203.0.113.1, 203.0.113.2"],
+                [203, 0, 113, 2],
+                false,
+            ),
+            (
+                true,
+                2,
+                &["203.0.113.1,203.0.113.2"],
+                [203, 0, 113, 1],
+                false,
+            ),
             (true, 3, &["203.0.113.1,203.0.113.2"], [10, 0, 0, 9], false),
             (false, 0, &[], [10, 0, 0, 9], false),
             (false, 0, &["10.1.1.1"], [10, 1, 1, 1], true),
             (false, 0, &["203.0.113.1"], [203, 0, 113, 1], false),
             (false, 0, &["203.0.113.1,10.1.1.1"], [10, 1, 1, 1], false),
-            (false, 1, &["203.0.113.1", "10.1.1.1"], [203, 0, 113, 1], false),
+            (
+                false,
+                1,
+                &["203.0.113.1", "10.1.1.1"],
+                [203, 0, 113, 1],
+                false,
+            ),
             (false, 0, &["nonsense"], [10, 0, 0, 9], false),
             (false, 4, &["10.1.1.1"], [10, 0, 0, 9], false),
         ];
         for (use_remote, hops, forwarded, address, is_internal) in cases {
             let list: Vec<_> = forwarded.iter().map(|v| ("x-forwarded-for", *v)).collect();
             let mut headers = map(&list);
-            let sender = edge(use_remote, hops).receive(&mut headers, origin(None), &[]);
+            let sender = edge(use_remote, hops).receive(&mut headers, origin(None));
             let expected = Sender {
                 address: address.into(),
                 is_internal,
@@ -309,7 +330,7 @@ mod tests {
         let left = |edge: &Edge, more: &[(&'static str, &str)]| {
             let mut headers = map(&sent);
             headers.extend(map(more));
-            edge.receive(&mut headers, origin(None), &[HeaderName::from_static("x-own")]);
+            edge.receive(&mut headers, origin(None));
             let mut names: Vec<String> = headers
                 .keys()
                 .map(|name| name.as_str().to_owned())
@@ -329,11 +350,15 @@ mod tests {
         assert_eq!(left(&edge(true, 0), &[]), kept);
         assert_eq!(
             left(&edge(true, 0), &[("x-forwarded-for", "1.1.1.1")]),
-            ["x-envoy-attempt-count", "x-envoy-external-address"]
+            ["x-envoy-external-address", "x-own"]
         );
         assert_eq!(
             left(&edge(false, 0), &[]),
-            ["x-envoy-attempt-count", "x-envoy-downstream-service-cluster"]
+            [
+                "x-envoy-attempt-count",
+                "x-envoy-downstream-service-cluster",
+                "x-own"
+            ]
         );
     }
 
@@ -348,14 +373,18 @@ mod tests {
         let mut first = edge(true, 0);
         first.append_port = true;
         first.via = Some(HeaderValue::from_static("1.1 own"));
-        first.receive(&mut headers, origin(None), &[]);
+        first.receive(&mut headers, origin(None));
         assert_eq!(headers[X_FORWARDED_FOR], "1.1.1.1,2.2.2.2,10.0.0.9");
         assert_eq!(headers[X_FORWARDED_PROTO], "http");
         assert_eq!(headers[X_FORWARDED_PORT], "8080");
         assert_eq!(headers[VIA], "1.1 front, 1.1 own");
-        for (hops, proto, expected) in [(1, "https", "https"), (0, "https", "http"), (1, "ws", "http")] {
+        for (hops, proto, expected) in [
+            (1, "https", "https"),
+            (0, "https", "http"),
+            (1, "ws", "http"),
+        ] {
             let mut headers = map(&[("x-forwarded-proto", proto)]);
-            edge(true, hops).receive(&mut headers, origin(None), &[]);
+            edge(true, hops).receive(&mut headers, origin(None));
             assert_eq!(headers[X_FORWARDED_PROTO], expected, "{hops} {proto}");
         }
     }
@@ -375,10 +404,10 @@ mod tests {
                 ..Edge::default()
             };
             let mut headers = map(&[("x-request-id", "theirs")]);
-            edge.receive(&mut headers, origin(None), &[]);
+            edge.receive(&mut headers, origin(None));
             assert_eq!(headers[X_REQUEST_ID] == "theirs", kept);
             let mut headers = HeaderMap::new();
-            edge.receive(&mut headers, origin(None), &[]);
+            edge.receive(&mut headers, origin(None));
             assert_eq!(headers[X_REQUEST_ID].len(), 36);
         }
     }
@@ -390,7 +419,11 @@ mod tests {
             (ClientCert::Sanitize, Some(&own), None),
             (ClientCert::SanitizeSet, Some(&own), Some("URI=spiffe://a")),
             (ClientCert::SanitizeSet, None, None),
-            (ClientCert::AppendForward, Some(&own), Some("URI=evil,URI=spiffe://a")),
+            (
+                ClientCert::AppendForward,
+                Some(&own),
+                Some("URI=evil,URI=spiffe://a"),
+            ),
             (ClientCert::AppendForward, None, None),
             (ClientCert::ForwardOnly, Some(&own), Some("URI=evil")),
             (ClientCert::ForwardOnly, None, None),
@@ -402,7 +435,7 @@ mod tests {
                 ..Edge::default()
             };
             let mut headers = map(&[("x-forwarded-client-cert", "URI=evil")]);
-            edge.receive(&mut headers, origin(own), &[]);
+            edge.receive(&mut headers, origin(own));
             let found = headers.get(X_FORWARDED_CLIENT_CERT);
             let found = found.map(|value| value.to_str().unwrap());
             assert_eq!(found, expected, "{client_cert:?}");

@@ -8,21 +8,17 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 
-use super::path;
-use crate::listener::{ClientCert, EscapedSlashes, HttpManager, Underscores};
+use super::edge::{Edge, Origin};
+use super::path::{Normal, PathRules};
 use crate::matcher::RequestView;
 use crate::reason::Reason;
-use crate::worker::request_id;
+use crate::route::{port_of, without_port};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The id by which a request is found in all logs.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -33,25 +29,66 @@ pub struct Target {
     pub authority: String,
     /// Normal path, and query.
     pub path_and_query: String,
-    /// The client is to ask for that path instead.
-    pub is_moved: bool,
     /// By the connection.
     pub scheme: &'static str,
     /// The protocol the client wants to switch to, lower case.
     pub upgrade: Option<String>,
     /// The client's address, where forwarding headers are believed and name one.
     pub remote: Option<IpAddr>,
+    /// It comes from inside: headers by which clients steer the proxy are believed.
+    pub is_internal: bool,
 }
 
-/// A request from a connection, for headers that name the client.
-#[derive(Debug, Clone, Copy)]
-pub struct Origin<'a> {
-    /// Its address.
-    pub source: IpAddr,
-    /// It came over TLS that we terminated.
-    pub is_tls: bool,
-    /// The verified name of the client.
-    pub principal: Option<&'a str>,
+/// What is done about requests' heads.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HeadRules {
+    /// What is done to paths.
+    pub paths: PathRules,
+    /// What is done about names with underscores.
+    pub underscores: Underscores,
+    /// Which port is cut off the authority.
+    pub strip_port: StripPort,
+    /// A dot behind the host is cut off.
+    pub strip_dot: bool,
+}
+
+/// What is done about header names with underscores, which some servers take for those with hyphens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Underscores {
+    /// They pass.
+    #[default]
+    Allow,
+    /// The request is refused.
+    Reject,
+    /// The header is dropped.
+    Drop,
+}
+
+/// Which port is cut off the authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StripPort {
+    /// None.
+    #[default]
+    None,
+    /// The one the connection was going to.
+    Matching,
+    /// Any.
+    Any,
+}
+
+/// Why a request goes no further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is refused.
+    Refused(Reason),
+    /// The client is to ask for another path.
+    Elsewhere(String),
+}
+
+impl From<Reason> for Unfit {
+    fn from(reason: Reason) -> Unfit {
+        Unfit::Refused(reason)
+    }
 }
 
 impl Target {
@@ -76,25 +113,28 @@ impl Target {
 pub fn sanitize(
     parts: &mut Parts,
     origin: Origin<'_>,
-    manager: &HttpManager,
-) -> Result<Target, Reason> {
+    rules: &HeadRules,
+    edge: &Edge,
+) -> Result<Target, Unfit> {
     // Both would let two hops read two different requests: RFC 9112 §6.3.
     if parts.headers.contains_key(TRANSFER_ENCODING) && parts.headers.contains_key(CONTENT_LENGTH) {
-        return Err(Reason::BadRequest);
+        return Err(Reason::BadRequest.into());
     }
     let upgrade = upgrade(parts);
     let authority = authority(parts)?;
+    let authority = rules.authority(authority, origin.port);
     if parts.method == Method::CONNECT && upgrade.is_none() {
-        return Err(Reason::RouteNotFound); // No route takes CONNECT.
+        return Err(Reason::RouteNotFound.into()); // No route takes CONNECT.
     }
-    check_underscores(&mut parts.headers, manager.underscores)?;
-    let (path_and_query, is_moved) = match parts.uri.path_and_query() {
-        Some(whole) if whole.path() == "*" && parts.method == Method::OPTIONS => {
-            ("*".to_owned(), false)
+    let path_and_query = rules.path(parts).map_err(|unfit| match unfit {
+        // What begins with two slashes would name another host.
+        Unfit::Elsewhere(path) if path.starts_with("//") => {
+            let scheme = if origin.is_tls { "https" } else { "http" };
+            Unfit::Elsewhere(format!("{scheme}://{authority}{path}"))
         }
-        Some(whole) => path_and_query(whole, manager)?,
-        None => ("/".to_owned(), false),
-    };
+        unfit => unfit,
+    })?;
+    rules.names(&mut parts.headers)?;
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(HOST);
     if parts.version == Version::HTTP_2 {
@@ -102,57 +142,81 @@ pub fn sanitize(
     }
     // The connection answers it when the body is first read.
     parts.headers.remove(EXPECT);
-    forwarding(&mut parts.headers, origin, manager);
-    let scheme = if origin.is_tls { "https" } else { "http" };
+    let sender = edge.receive(&mut parts.headers, origin);
+    // As Envoy: the scheme is the one the client used with the first proxy it met.
+    let is_https = parts
+        .headers
+        .get("x-forwarded-proto")
+        .is_some_and(|proto| proto == "https");
+    let scheme = if is_https { "https" } else { "http" };
     Ok(Target {
         authority,
         path_and_query,
-        is_moved,
         scheme,
         upgrade,
-        remote: None,
+        remote: Some(sender.address),
+        is_internal: sender.is_internal,
     })
 }
 
-/// The path as everybody behind us sees it, and whether the client is to ask for it anew.
-fn path_and_query(whole: &PathAndQuery, manager: &HttpManager) -> Result<(String, bool), Reason> {
-    let unescaped = match manager.escaped_slashes {
-        EscapedSlashes::Keep => None,
-        _ => path::unescape_slashes(whole.path()),
-    };
-    if unescaped.is_some() && manager.escaped_slashes == EscapedSlashes::Reject {
-        return Err(Reason::BadRequest);
+impl HeadRules {
+    /// Path and query in their normal form.
+    fn path(&self, parts: &Parts) -> Result<String, Unfit> {
+        let Some(whole) = parts.uri.path_and_query() else {
+            return Ok("/".to_owned());
+        };
+        if whole.path() == "*" && parts.method == Method::OPTIONS {
+            return Ok("*".to_owned());
+        }
+        let with_query = |path: &str| match whole.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        match self.paths.apply(whole.path()) {
+            Some(Normal::Path(path)) => Ok(with_query(&path)),
+            Some(Normal::Redirect(path)) => Err(Unfit::Elsewhere(with_query(&path))),
+            None => Err(Reason::BadRequest.into()),
+        }
     }
-    let is_moved = unescaped.is_some() && manager.escaped_slashes == EscapedSlashes::Redirect;
-    let raw = unescaped.as_deref().unwrap_or(whole.path());
-    let normal = if manager.normalize_path {
-        path::normalize(raw, manager.merge_slashes).ok_or(Reason::BadRequest)?
-    } else {
-        raw.into()
-    };
-    let all = match whole.query() {
-        Some(query) => format!("{normal}?{query}"),
-        None => normal.into_owned(),
-    };
-    Ok((all, is_moved))
-}
 
-fn check_underscores(headers: &mut HeaderMap, action: Underscores) -> Result<(), Reason> {
-    if action == Underscores::Allow {
-        return Ok(());
+    fn authority(&self, mut authority: String, port: u16) -> String {
+        let cut = match (self.strip_port, port_of(&authority)) {
+            (StripPort::Any, Some((host, _))) => Some(host.len()),
+            (StripPort::Matching, Some((host, text))) => {
+                (text.parse() == Ok(port)).then_some(host.len())
+            }
+            (_, None) | (StripPort::None, _) => None,
+        };
+        authority.truncate(cut.unwrap_or(usize::MAX));
+        if self.strip_dot {
+            let host = without_port(&authority).len();
+            if authority
+                .get(..host)
+                .is_some_and(|host| host.ends_with('.'))
+            {
+                authority.remove(host.saturating_sub(1));
+            }
+        }
+        authority
     }
-    let found: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().contains('_'))
-        .cloned()
-        .collect();
-    if action == Underscores::Reject && !found.is_empty() {
-        return Err(Reason::BadRequest);
+
+    fn names(&self, headers: &mut HeaderMap) -> Result<(), Reason> {
+        let odd = |name: &&HeaderName| name.as_str().contains('_');
+        match self.underscores {
+            Underscores::Allow => {}
+            Underscores::Reject if headers.keys().any(|name| odd(&name)) => {
+                return Err(Reason::BadRequest);
+            }
+            Underscores::Reject => {}
+            Underscores::Drop => {
+                let names: Vec<HeaderName> = headers.keys().filter(odd).cloned().collect();
+                for name in names {
+                    headers.remove(name);
+                }
+            }
+        }
+        Ok(())
     }
-    for name in found {
-        headers.remove(name);
-    }
-    Ok(())
 }
 
 /// HTTP/2 splits cookies for its compression (RFC 9113 §8.2.3); whoever reads them wants one.
@@ -260,67 +324,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     if has_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-/// `x-forwarded-*`, `x-request-id`, `x-forwarded-client-cert`.
-fn forwarding(headers: &mut HeaderMap, origin: Origin<'_>, manager: &HttpManager) {
-    let scheme = HeaderValue::from_static(if origin.is_tls { "https" } else { "http" });
-    if manager.use_remote_address {
-        if !manager.skip_xff_append
-            && let Ok(address) = HeaderValue::from_str(&origin.source.to_string())
-        {
-            append_to_list(headers, X_FORWARDED_FOR, &address);
-        }
-        // Nobody outside may speak for the proxy.
-        let spoken: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| name.as_str().starts_with("x-envoy-"))
-            .cloned()
-            .collect();
-        for name in spoken {
-            headers.remove(name);
-        }
-        headers.insert(X_FORWARDED_PROTO, scheme.clone());
-    }
-    headers.entry(X_FORWARDED_PROTO).or_insert(scheme);
-    if manager.generate_request_id
-        && !headers.contains_key(X_REQUEST_ID)
-        && let Ok(id) = HeaderValue::from_str(&request_id())
-    {
-        headers.insert(X_REQUEST_ID, id);
-    }
-    client_cert(headers, origin, manager.client_cert);
-}
-
-fn client_cert(headers: &mut HeaderMap, origin: Origin<'_>, mode: ClientCert) {
-    let keep = match mode {
-        ClientCert::AlwaysForwardOnly => return,
-        ClientCert::ForwardOnly | ClientCert::AppendForward => origin.principal.is_some(),
-        ClientCert::Sanitize | ClientCert::SanitizeSet => false,
-    };
-    if !keep {
-        headers.remove(X_FORWARDED_CLIENT_CERT);
-    }
-    if matches!(mode, ClientCert::AppendForward | ClientCert::SanitizeSet)
-        && let Some(principal) = origin.principal
-        && let Ok(value) = HeaderValue::from_str(&format!("URI={principal}"))
-    {
-        append_to_list(headers, X_FORWARDED_CLIENT_CERT, &value);
-    }
-}
-
-/// Adds to a comma-separated header.
-fn append_to_list(headers: &mut HeaderMap, name: HeaderName, value: &HeaderValue) {
-    let mut all: Vec<u8> = Vec::new();
-    for part in headers.get_all(&name).iter().chain([value]) {
-        if !all.is_empty() {
-            all.extend_from_slice(b",");
-        }
-        all.extend_from_slice(part.as_bytes());
-    }
-    if let Ok(joined) = HeaderValue::from_bytes(&all) {
-        headers.insert(name, joined);
     }
 }
 
@@ -445,40 +448,44 @@ mod tests {
     }
 
     #[test]
-    fn client_certificates_of_others_do_not_pass() {
-        let origin = |principal| Origin {
-            source: [1, 1, 1, 1].into(),
-            is_tls: true,
-            principal,
+    fn authorities_lose_what_is_to_be_cut_off() {
+        let rules = |strip_port, strip_dot| HeadRules {
+            strip_port,
+            strip_dot,
+            ..HeadRules::default()
         };
         let cases = [
-            (ClientCert::Sanitize, Some("spiffe://a"), None),
-            (
-                ClientCert::SanitizeSet,
-                Some("spiffe://a"),
-                Some("URI=spiffe://a"),
-            ),
-            (ClientCert::SanitizeSet, None, None),
-            (
-                ClientCert::AppendForward,
-                Some("spiffe://a"),
-                Some("URI=evil,URI=spiffe://a"),
-            ),
-            (
-                ClientCert::ForwardOnly,
-                Some("spiffe://a"),
-                Some("URI=evil"),
-            ),
-            (ClientCert::ForwardOnly, None, None),
-            (ClientCert::AlwaysForwardOnly, None, Some("URI=evil")),
+            (StripPort::None, false, "web.:80", "web.:80"),
+            (StripPort::Matching, false, "web:80", "web"),
+            (StripPort::Matching, false, "web:81", "web:81"),
+            (StripPort::Any, false, "web:81", "web"),
+            (StripPort::Any, false, "[::1]:81", "[::1]"),
+            (StripPort::Any, false, "[::1]", "[::1]"),
+            (StripPort::None, true, "web.:80", "web:80"),
+            (StripPort::Any, true, "web.:80", "web"),
+            (StripPort::None, true, "web.", "web"),
         ];
-        for (mode, principal, expected) in cases {
-            let mut headers = map(&[("x-forwarded-client-cert", "URI=evil")]);
-            client_cert(&mut headers, origin(principal), mode);
-            let found = headers
-                .get(X_FORWARDED_CLIENT_CERT)
-                .map(|value| value.to_str().unwrap());
-            assert_eq!(found, expected, "{mode:?}");
+        for (port, dot, authority, expected) in cases {
+            let found = rules(port, dot).authority(authority.to_owned(), 80);
+            assert_eq!(found, expected, "{port:?} {dot} {authority}");
+        }
+    }
+
+    #[test]
+    fn names_with_underscores_pass_or_do_not() {
+        let cases = [
+            (Underscores::Allow, Ok(2)),
+            (Underscores::Drop, Ok(1)),
+            (Underscores::Reject, Err(Reason::BadRequest)),
+        ];
+        for (underscores, expected) in cases {
+            let rules = HeadRules {
+                underscores,
+                ..HeadRules::default()
+            };
+            let mut headers = map(&[("a_b", "1"), ("a-b", "1")]);
+            let found = rules.names(&mut headers).map(|()| headers.len());
+            assert_eq!(found, expected, "{underscores:?}");
         }
     }
 }

@@ -2,6 +2,78 @@
 
 use std::borrow::Cow;
 
+/// What is done to paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PathRules {
+    /// Dot segments are resolved, what needs no encoding is decoded, backslashes turned.
+    pub normalize: bool,
+    /// Slashes are merged.
+    pub merge_slashes: bool,
+    /// What is done with `%2F` and `%5C`.
+    pub escaped_slashes: EscapedSlashes,
+}
+
+/// What is done with encoded slashes and backslashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EscapedSlashes {
+    /// They stay: whether they separate is the application's business.
+    #[default]
+    Keep,
+    /// The request is refused.
+    Reject,
+    /// They are decoded, and the client is sent to the path without them.
+    Redirect,
+    /// They are decoded.
+    Forward,
+}
+
+/// A path in its normal form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Normal<'a> {
+    /// It is this.
+    Path(Cow<'a, str>),
+    /// The client is to ask for this.
+    Redirect(String),
+}
+
+impl PathRules {
+    /// A path's normal form; `None` if it has none, or is not allowed to need one.
+    pub fn apply<'a>(&self, path: &'a str) -> Option<Normal<'a>> {
+        let unescaped = match self.escaped_slashes {
+            EscapedSlashes::Keep => None,
+            _ => unescape_slashes(path),
+        };
+        let escaped = unescaped.is_some();
+        if escaped && self.escaped_slashes == EscapedSlashes::Reject {
+            return None;
+        }
+        let path = unescaped.map_or(Cow::Borrowed(path), Cow::Owned);
+        let normal = match (self.normalize, path) {
+            (true, Cow::Borrowed(path)) => normalize(path, self.merge_slashes)?,
+            (true, Cow::Owned(path)) => normalize(&path, self.merge_slashes)?.into_owned().into(),
+            (false, path) if self.merge_slashes => merge(path),
+            (false, path) => path,
+        };
+        if escaped && self.escaped_slashes == EscapedSlashes::Redirect {
+            return Some(Normal::Redirect(normal.into_owned()));
+        }
+        Some(Normal::Path(normal))
+    }
+}
+
+fn merge(path: Cow<'_, str>) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return path;
+    }
+    let mut out = String::with_capacity(path.len());
+    for letter in path.chars() {
+        if !(letter == '/' && out.ends_with('/')) {
+            out.push(letter);
+        }
+    }
+    out.into()
+}
+
 /// Decodes what needs no encoding, resolves dot segments, turns backslashes, merges slashes if asked.
 ///
 /// `None` for paths that have no normal form. `%2F` and `%5C` stay as they are: whether they separate is the
@@ -46,7 +118,7 @@ pub fn normalize(path: &str, merge_slashes: bool) -> Option<Cow<'_, str>> {
 }
 
 /// Decodes `%2F` and `%5C`; `None` where there are none.
-pub fn unescape_slashes(path: &str) -> Option<String> {
+fn unescape_slashes(path: &str) -> Option<String> {
     let (mut rest, mut out) = (path, String::new());
     while let Some((before, after)) = rest.split_once('%') {
         out.push_str(before);
@@ -104,7 +176,7 @@ fn decode(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{normalize, unescape_slashes};
+    use super::*;
 
     #[test]
     fn paths_have_one_form() {
@@ -166,6 +238,88 @@ mod tests {
             let once = normalize(path, true).unwrap().into_owned();
             let again = normalize(&once, true).unwrap();
             assert_eq!(once, again);
+        }
+    }
+
+    fn rules(escaped_slashes: EscapedSlashes) -> PathRules {
+        PathRules {
+            normalize: true,
+            merge_slashes: true,
+            escaped_slashes,
+        }
+    }
+
+    #[test]
+    fn escaped_slashes_are_kept_refused_or_decoded() {
+        use EscapedSlashes::{Forward, Keep, Redirect, Reject};
+        let path = |path: &'static str| Some(Normal::Path(path.into()));
+        let cases = [
+            (Keep, "/a%2fb%5Cc", path("/a%2Fb%5Cc")),
+            (Reject, "/a%2fb", None),
+            (Reject, "/a%5Cb", None),
+            (Reject, "/a%20b", path("/a%20b")),
+            (Forward, "/a%2Fb", path("/a/b")),
+            (Forward, "/a%2F%2fb%2F..%5cc", path("/a/c")),
+            (Forward, "/a%252Fb", path("/a%252Fb")),
+            (
+                Redirect,
+                "/a%2Fb%2F",
+                Some(Normal::Redirect("/a/b/".into())),
+            ),
+            (Redirect, "/a/b", path("/a/b")),
+            (Forward, "/%2", None),
+        ];
+        for (action, raw, expected) in cases {
+            assert_eq!(rules(action).apply(raw), expected, "{action:?} {raw}");
+        }
+        let plain = PathRules {
+            normalize: false,
+            merge_slashes: true,
+            escaped_slashes: Forward,
+        };
+        assert_eq!(plain.apply("/a%2F/./b"), path("/a/./b"));
+    }
+
+    #[test]
+    fn every_spelling_of_a_path_has_the_same_form_and_that_form_is_final() {
+        let mut state = 0x9E37_79B9_7F4A_7C15u64;
+        let mut next = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % u64::try_from(below).unwrap()).unwrap()
+        };
+        let pieces = [
+            "/", "a", "B", "..", ".", "~", "-", "%20", "%2F", "%5C", "x", "%7E", ";", "=",
+        ];
+        for action in [EscapedSlashes::Keep, EscapedSlashes::Forward] {
+            for _ in 0..5_000 {
+                let mut plain = String::from("/");
+                (0..8).for_each(|_| plain.push_str(pieces[next(pieces.len())]));
+                let Some(Normal::Path(form)) = rules(action).apply(&plain) else {
+                    panic!("{plain}");
+                };
+                let again = rules(action).apply(&form);
+                assert_eq!(again, Some(Normal::Path(form.clone())), "{plain}");
+                // The same path with some of its letters encoded, in either case.
+                let mut spelled = String::new();
+                let mut rest = plain.as_str();
+                while let Some(letter) = rest.chars().next() {
+                    let encoded = rest.get(..3).filter(|_| letter == '%');
+                    let (text, length) = match (encoded, next(3)) {
+                        (Some(encoded), 0) => (encoded.to_ascii_lowercase(), 3),
+                        (Some(encoded), _) => (encoded.to_owned(), 3),
+                        (None, 0) if letter.is_ascii_alphanumeric() || "-._~".contains(letter) => {
+                            (format!("%{:02x}", u32::from(letter)), 1)
+                        }
+                        (None, _) => (letter.to_string(), 1),
+                    };
+                    spelled.push_str(&text);
+                    rest = &rest[length..];
+                }
+                let other = rules(action).apply(&spelled);
+                assert_eq!(other, Some(Normal::Path(form)), "{plain} as {spelled}");
+            }
         }
     }
 }

@@ -56,10 +56,15 @@ pub struct LocalReply {
 impl From<Reason> for LocalReply {
     fn from(reason: Reason) -> LocalReply {
         let row = reason.row();
+        let overloaded = (reason == Reason::UpstreamOverflow).then(|| {
+            let yes = HeaderValue::from_static("true");
+            (AddMode::Overwrite, OVERLOADED, yes)
+        });
         LocalReply {
             reason: Some(reason),
             status: row.status,
             body: Bytes::from_static(row.body.as_bytes()),
+            headers: overloaded.into_iter().collect(),
             details: row.details.into(),
             ..LocalReply::default()
         }

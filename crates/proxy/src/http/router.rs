@@ -1,9 +1,12 @@
 //! A request's way: sane, routed, allowed, sent, answered.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, DATE, HeaderName, HeaderValue, SERVER, SET_COOKIE, USER_AGENT};
+use http::header::{
+    CONNECTION, DATE, HeaderName, HeaderValue, LOCATION, SERVER, SET_COOKIE, USER_AGENT,
+};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 
@@ -13,30 +16,35 @@ use super::body::{Held, RequestBody};
 use super::date;
 use super::deliver::{Passing, Reply, deliver};
 use super::downstream::Downstream;
+use super::edge::Origin;
 use super::exchange::Exchange;
 use super::facts::Scene;
 use super::filters::overrides::Routing;
 use super::filters::{self, FilterContext, Passage};
-use super::headers::{Origin, Target, X_REQUEST_ID, sanitize, strip_hop_by_hop};
+use super::headers::{Target, Unfit, X_REQUEST_ID, sanitize, strip_hop_by_hop};
 use super::limits::Limits;
 use super::outgoing::Outgoing;
 use super::reply::{self, LocalReply, Refusal};
 use super::retry::{Retry, Wanted};
 use super::server::HttpConnection;
 use super::timing::{Defaults, Timing};
-use crate::access::{Line, RequestHead, field, milliseconds};
+use crate::access::{RequestHead, field, milliseconds};
 use crate::cluster::{Cluster, Hashed, hash};
 use crate::connection::Connection;
 use crate::listener::{HttpManager, RouteSource, ServerHeader};
 use crate::reason::Reason;
 use crate::route::{
-    Action, Certificate, Client, Forward, Found, PathMatch, Respond, RouteTable, is_grpc_type,
+    Action, Certificate, Client, Forward, Found, PathMatch, Redirect, Respond, RouteTable,
+    is_grpc_type,
 };
 use crate::upstream::settled;
 use crate::worker::roll;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// gRPC's status for a deadline that has passed.
+const DEADLINE_EXCEEDED: u32 = 4;
 
 /// A request under way.
 pub struct Way<'a, 'c> {
@@ -56,6 +64,8 @@ pub struct Way<'a, 'c> {
     pub exchange: Exchange,
     /// It is gRPC by its content type.
     pub is_grpc: bool,
+    /// The endpoint it was last sent to.
+    pub endpoint: Option<SocketAddr>,
 }
 
 /// How an exchange ended.
@@ -126,24 +136,31 @@ impl<'a, 'c> Way<'a, 'c> {
             manager,
             client,
             parts,
+            endpoint: None,
         }
     }
 
     async fn answer(&mut self) -> Response<Reply> {
         describe(&mut self.exchange, &self.parts);
-        let entered = self.enter();
-        let wanted = self.manager.request_id_in_response;
-        let request_id = wanted.then(|| self.parts.headers.get(X_REQUEST_ID).cloned());
-        let mut response = match entered {
-            Ok(()) if self.target.is_moved => {
-                self.describe_target();
-                self.redirect()
-            }
+        let mut request_id = None;
+        let mut response = match self.enter() {
             Ok(()) => {
+                request_id = self.parts.headers.get(X_REQUEST_ID).cloned();
                 self.describe_target();
                 route(self).await
             }
-            Err(reason) => {
+            // Envoy sends gRPC nowhere else: its clients do not follow.
+            Err(Unfit::Elsewhere(path)) if !self.is_grpc => {
+                let response = reply::redirect(307, &path, &mut self.exchange);
+                let details = "path_normalization_failed".to_owned();
+                self.exchange.line.response_code_details = details;
+                response
+            }
+            Err(unfit) => {
+                let reason = match unfit {
+                    Unfit::Refused(reason) => reason,
+                    Unfit::Elsewhere(_) => Reason::BadRequest,
+                };
                 let mut response = reply::refusal(&reason.into(), self.is_grpc, &mut self.exchange);
                 // What follows a malformed request cannot be trusted to begin where it seems to.
                 response
@@ -152,52 +169,27 @@ impl<'a, 'c> Way<'a, 'c> {
                 response
             }
         };
-        self.sign(&mut response, request_id.flatten());
-        response
-    }
-
-    /// To the path without escaped slashes; gRPC knows no redirects.
-    fn redirect(&mut self) -> Response<Reply> {
-        if self.is_grpc {
-            return reply::refusal(&Reason::BadRequest.into(), true, &mut self.exchange);
-        }
-        let Target {
-            scheme,
-            authority,
-            path_and_query,
-            ..
-        } = &self.target;
-        // What begins with two slashes would name another host.
-        let location = match path_and_query.starts_with("//") {
-            true => format!("{scheme}://{authority}{path_and_query}"),
-            false => path_and_query.clone(),
-        };
-        let response = reply::redirect(307, &location, &mut self.exchange);
-        self.exchange.line.response_code_details = "path_normalization_failed".to_owned();
+        self.sign(&mut response, request_id);
         response
     }
 
     /// Checks the request and takes from it what is this hop's.
-    fn enter(&mut self) -> Result<(), Reason> {
+    fn enter(&mut self) -> Result<(), Unfit> {
         let connection = &self.http.connection;
-        let principal = connection
-            .peer
-            .names
-            .as_ref()
-            .and_then(|names| names.first())
-            .map(String::as_str);
         let origin = Origin {
             source: connection.peer.source,
+            port: connection.peer.destination.port(),
             is_tls: connection.is_tls,
-            principal,
+            client_cert: connection.client_cert.as_ref(),
         };
-        self.target = sanitize(&mut self.parts, origin, self.manager)?;
+        let manager = self.manager;
+        self.target = sanitize(&mut self.parts, origin, &manager.heads, &manager.edge)?;
         // An upgrade's body would be ambiguous, and RFC 8441 has none before the switch.
         if self.target.upgrade.is_some()
             && !self.http.is_http2
             && self.body.length() != h1::Length::Empty
         {
-            return Err(Reason::BadRequest);
+            return Err(Reason::BadRequest.into());
         }
         Ok(())
     }
@@ -217,7 +209,10 @@ impl<'a, 'c> Way<'a, 'c> {
             ServerHeader::IfAbsent | ServerHeader::PassThrough => {}
         }
         headers.entry(DATE).or_insert_with(date::now);
-        if let Some(id) = request_id {
+        manager.edge.sign(headers);
+        if manager.request_id_in_response
+            && let Some(id) = request_id
+        {
             headers.insert(X_REQUEST_ID, id);
         }
         if self.exchange.wants_headers() {
@@ -270,6 +265,11 @@ fn describe(exchange: &mut Exchange, parts: &Parts) {
 async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
     let table = way.table();
     let filters = &way.manager.filters;
+    if let Some(table) = table.as_deref().filter(|_| !way.target.is_internal) {
+        for name in &table.internal_headers {
+            way.parts.headers.remove(name);
+        }
+    }
     let mut routing = Routing::find(
         table.as_deref(),
         &way.target.view(&way.parts.method, &way.parts.headers),
@@ -285,14 +285,7 @@ async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
         Ok(()) => act(way, &routing).await,
         Err(reply) => reply::local(*reply, way.is_grpc, &mut way.exchange),
     };
-    let line = Line {
-        response_code: response.status().as_u16(),
-        ..Line::default()
-    };
-    let scene = Scene {
-        line: &line,
-        ..way.scene()
-    };
+    let scene = way.scene();
     for edits in routing.edits().filter(|_| !is_plain) {
         edits.response.response(response.headers_mut(), &scene);
     }
@@ -308,7 +301,19 @@ async fn act(way: &mut Way<'_, '_>, routing: &Routing<'_>) -> Response<Reply> {
         return way.refusal(Reason::RouteNotFound);
     };
     match &found.route.action {
-        Action::Respond(respond) => way.respond(respond),
+        Action::Respond(respond) => {
+            let mut response = way.respond(respond);
+            // RFC 9110 §10.2.2; as Envoy, which names the request itself.
+            if respond.status == 201 || (300..400).contains(&respond.status) {
+                let view = way.target.view(&way.parts.method, &way.parts.headers);
+                let path = &found.route.condition.path;
+                let location = Redirect::to_itself().location(path, &view, &way.scene());
+                if let Ok(location) = HeaderValue::try_from(location) {
+                    response.headers_mut().insert(LOCATION, location);
+                }
+            }
+            response
+        }
         Action::Redirect(action) => {
             let view = way.target.view(&way.parts.method, &way.parts.headers);
             let path = &found.route.condition.path;
@@ -340,7 +345,7 @@ impl Way<'_, '_> {
             parts: &self.parts,
             target: &self.target,
             line: &self.exchange.line,
-            endpoint: None,
+            endpoint: self.endpoint,
             started: self.exchange.started(),
             response: None,
             body: None,
@@ -561,11 +566,22 @@ impl Way<'_, '_> {
             ended.reason,
             Reason::IdleTimeout | Reason::MaxDuration | Reason::RequestTimeout
         );
-        let refusal = Refusal {
-            reason: ended.reason,
-            status: (is_late && self.body.is_read()).then_some(StatusCode::GATEWAY_TIMEOUT),
-        };
-        let response = reply::refusal(&refusal, self.is_grpc, &mut self.exchange);
+        let mut reply = LocalReply::from(ended.reason);
+        if is_late && self.body.is_read() {
+            reply.status = StatusCode::GATEWAY_TIMEOUT;
+        }
+        if ended.reason == Reason::MaxDuration {
+            reply.grpc_status = Some(DEADLINE_EXCEEDED);
+        }
+        if ended.count > 1 {
+            let body = String::from_utf8_lossy(&reply.body);
+            let body = body.replace(
+                "headers. reset reason:",
+                "headers. retried and the latest reset reason:",
+            );
+            reply.body = body.into();
+        }
+        let response = reply::local(reply, self.is_grpc, &mut self.exchange);
         self.exchange.line.response_flags = ended.flags();
         response
     }

@@ -38,6 +38,14 @@ pub enum PathRedirect {
 }
 
 impl Redirect {
+    /// One that changes nothing: where an answer's own `location` leads.
+    pub fn to_itself() -> Redirect {
+        Redirect {
+            scheme: None,
+            ..Redirect::to_https()
+        }
+    }
+
     /// A redirect to HTTPS that changes nothing else.
     pub fn to_https() -> Redirect {
         Redirect {
@@ -99,6 +107,13 @@ impl Redirect {
             }
             PathRedirect::Regex(substitution) => substitution.apply(path),
             PathRedirect::Template(template) => template.format(facts, Missing::Empty),
+        };
+        // As Envoy: a path that would vanish stays.
+        let new = match new.as_str() {
+            "" => path.to_owned(),
+            // What does not begin with a slash would be read as part of the host.
+            other if !other.starts_with(['/', '?']) => format!("/{new}"),
+            _ => new,
         };
         let has_own = matches!(self.path, PathRedirect::Path(_)) && new.contains('?');
         if query.is_empty() || self.strip_query || has_own {

@@ -124,7 +124,9 @@ impl PathRewrite {
                 Some(format!("{prefix}{rest}{query}"))
             }
             PathRewrite::Regex(substitution) => {
-                Some(format!("{}{query}", substitution.apply(path)))
+                let path = substitution.apply(path);
+                // As Envoy: a path that would vanish stays.
+                (!path.is_empty()).then(|| format!("{path}{query}"))
             }
             PathRewrite::Template(template) => {
                 let path = template.format(facts, Missing::Empty);

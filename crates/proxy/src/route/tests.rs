@@ -428,6 +428,7 @@ fn paths_are_rewritten_and_queries_kept() {
             Some("/aa\\pi/aa\\?a"),
         ),
         (prefix(), regex("none", "x"), "/api", Some("/api")),
+        (prefix(), regex("^.*$", ""), "/api?q", None),
         (
             prefix(),
             template("/t/%REQ(x-a)%"),

@@ -43,6 +43,11 @@ pub fn pair(app: SocketAddr, hop: Http) -> Pair {
     let chain = manage(http_chain("in", Some(allow(CLIENT, ALLOWED))), |manager| {
         manager.forward_client_cert_details =
             hcm::http_connection_manager::ForwardClientCertDetails::SanitizeSet.into();
+        manager.set_current_client_cert_details =
+            Some(hcm::http_connection_manager::SetCurrentClientCertDetails {
+                uri: true,
+                ..Default::default()
+            });
     });
     let inbound = listener("inbound", vec![with_mtls(chain, &ca)], true);
     server.push(Kind::Listener, vec![("inbound", any(&inbound))], &[]);
