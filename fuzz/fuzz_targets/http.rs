@@ -130,7 +130,7 @@ fn check(data: &[u8], manager: &HttpManager) {
         assert!(
             target.path_and_query.starts_with('/')
                 || target.path_and_query == "*"
-                || !manager.normalize_path
+                || !manager.heads.paths.normalize
         );
         assert!(!target.authority.contains(['@', '/', ' ', '\\']));
     }

@@ -26,7 +26,9 @@ fn of5<A, B, C, D, E, F: Future>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
 
 #[test]
 fn futures_are_small() {
-    let task = of5(crate::connection::serve);
+    let task = of5(|tcp, source, listener, stats, worker| {
+        crate::connection::serve(tcp, source, listener, stats, worker, ())
+    });
     let choice =
         of2(|stream: Stream, connection: Arc<Connection>| super::server::serve(stream, connection));
     let resting = of3(
