@@ -291,6 +291,26 @@ fn rty_02_06_retries_are_the_sources_to_the_destinations_only() {
     assert_eq!(retried(&world, "client1"), None);
 }
 
+#[test]
+fn rty_bad_input_conditions_nobody_knows_are_reported_and_left_out() {
+    let mut world = open();
+    world.apply::<api::config::v1alpha2::MeshConfig>(json!({
+        "metadata": {"namespace": "osm-system", "name": "osm-mesh-config"},
+        "spec": {
+            "traffic": {"enablePermissiveTrafficPolicyMode": true},
+            "featureFlags": {"enableRetryPolicy": true},
+        },
+    }));
+    let web = || json!([{"kind": "Service", "name": "web", "namespace": "shop"}]);
+    let client = ("ServiceAccount", "client1");
+    retry(&mut world, "a", client, web(), "5xx, sometimes ,reset");
+    assert_eq!(retried(&world, "client1").as_deref(), Some("5xx,reset"));
+    let named = |problem: &String| problem.contains("retryOn: \"sometimes\"");
+    assert!(world.problems().iter().any(named), "{:?}", world.problems());
+    retry(&mut world, "a", client, web(), "sometimes");
+    assert_eq!(retried(&world, "client1"), None);
+}
+
 fn authorizer(world: &mut World, authorizer: Value) {
     world.apply::<api::config::v1alpha2::MeshConfig>(json!({
         "metadata": {"namespace": "osm-system", "name": "osm-mesh-config"},

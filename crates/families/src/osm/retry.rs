@@ -7,6 +7,26 @@ use model::{Problem, Provenance, RetryPolicy, RetryRule, ServiceAccount};
 
 use crate::index::{Index, Key};
 
+/// The conditions that proxies know (Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`).
+const CONDITIONS: [&str; 16] = [
+    "5xx",
+    "gateway-error",
+    "reset",
+    "reset-before-request",
+    "connect-failure",
+    "envoy-ratelimited",
+    "retriable-4xx",
+    "refused-stream",
+    "retriable-status-codes",
+    "retriable-headers",
+    "http3-post-connect-failure",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
+
 /// The valid Retry policies of monitored namespaces, unless the feature is off.
 pub(crate) fn retry_rules(index: &Index, problems: &mut Vec<Problem>) -> Vec<RetryRule> {
     let flags = index
@@ -48,7 +68,8 @@ fn rule(key: &Key, spec: &RetrySpec, problems: &mut Vec<Problem>) -> Result<Retr
             problems.push(provenance.problem(message));
         }
     }
-    let policy = policy(&spec.retry_policy)
+    let conditions = conditions(&spec.retry_policy.retry_on, &provenance, problems);
+    let policy = policy(&spec.retry_policy, &conditions)
         .map_err(|message| provenance.problem(format!("{message}: the object is ignored")))?;
     Ok(RetryRule {
         source: ServiceAccount::new(source.namespace.as_str(), source.name.as_str()),
@@ -58,7 +79,25 @@ fn rule(key: &Key, spec: &RetrySpec, problems: &mut Vec<Problem>) -> Result<Retr
     })
 }
 
-fn policy(spec: &RetryPolicySpec) -> Result<RetryPolicy, String> {
+/// The known conditions of a list: upstream passes on any word, and Envoy ignores those it does not know.
+fn conditions(list: &str, provenance: &Provenance, problems: &mut Vec<Problem>) -> String {
+    let words = list
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty());
+    let (known, unknown): (Vec<&str>, Vec<&str>) =
+        words.partition(|word| CONDITIONS.contains(word));
+    for word in unknown {
+        let message = format!("retryPolicy.retryOn: {word:?} is no condition: it is ignored");
+        problems.push(provenance.problem(message));
+    }
+    known.join(",")
+}
+
+fn policy(spec: &RetryPolicySpec, conditions: &str) -> Result<RetryPolicy, String> {
+    if conditions.is_empty() {
+        return Err("retryPolicy.retryOn names no condition".to_owned());
+    }
     let duration = |field: &str, text: &str| -> Result<Option<Duration>, String> {
         if text.is_empty() {
             return Ok(None);
@@ -74,7 +113,7 @@ fn policy(spec: &RetryPolicySpec) -> Result<RetryPolicy, String> {
         )
     })?;
     Ok(RetryPolicy {
-        conditions: spec.retry_on.as_str().into(),
+        conditions: conditions.into(),
         retries,
         per_try_timeout: duration("perTryTimeout", &spec.per_try_timeout)?,
         back_off: duration(
