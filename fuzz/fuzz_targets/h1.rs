@@ -41,6 +41,8 @@ pub const REQUEST: Target = Target {
             .map_or("/", |target| target.as_str());
         if !host.bytes().all(|byte| byte.is_ascii_graphic())
             || !target.bytes().all(|byte| byte.is_ascii_graphic())
+            // `http://a?q` has no path: the proxy's own rules for paths put `/` there before anything is sent on.
+            || target.starts_with('?')
         {
             return;
         }
