@@ -1,6 +1,6 @@
 //! Counters under Envoy's names, and their text forms.
 //!
-//! A group of counters is a struct, made with [`group!`], whose fields are relaxed atomics: whoever counts holds an
+//! A group of counters is a struct, made with `group!`, whose fields are relaxed atomics: whoever counts holds an
 //! `Arc` of it, resolved when the configuration is applied; nothing is looked up on the request path. A filter whose
 //! counters only it knows takes a [`Scope`]. Names and labels come from configuration only, so they are bounded.
 
