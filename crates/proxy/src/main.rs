@@ -35,6 +35,9 @@ enum Command {
         #[arg(long, env = "OSM_PROXY_ADMIN", default_value = "127.0.0.1:15000")]
         admin: SocketAddr,
     },
+    /// Prints why requests and connections are refused or ended, as Markdown.
+    #[command(hide = true)]
+    Reasons,
     /// Prints which xDS fields are honoured, ignored and refused, as Markdown.
     #[command(hide = true)]
     XdsSupport,
@@ -67,6 +70,7 @@ fn arguments() -> Vec<std::ffi::OsString> {
             "run"
                 | "init"
                 | "healthcheck"
+                | "reasons"
                 | "xds-support"
                 | "help"
                 | "--help"
@@ -102,6 +106,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Healthcheck { admin } => healthcheck(admin),
+        Command::Reasons => Ok(std::io::stdout().write_all(proxy::reason::markdown().as_bytes())?),
         Command::XdsSupport => Ok(std::io::stdout().write_all(support::markdown().as_bytes())?),
     }
 }

@@ -1,5 +1,7 @@
 //! Why a request or connection was refused or failed: one stable table for logs, metrics, replies and docs.
 
+use std::fmt::Write;
+
 use http::StatusCode;
 
 /// A reason. Its name never changes; new ones are added at the end.
@@ -443,6 +445,30 @@ impl Reason {
             Reason::VersionTooLow => row("low_version", "-", S::UPGRADE_REQUIRED, "", Downstream),
         }
     }
+}
+
+/// The table as a Markdown page.
+pub fn markdown() -> String {
+    let mut page = String::from(
+        "# Reasons\n\nWhy osm-proxy refused or ended a request or connection, printed by `osm-proxy reasons` from the table that the proxy itself uses.\n\
+         Details and flag stand in the access log (`%RESPONSE_CODE_DETAILS%`, `%RESPONSE_FLAGS%`), reason and blame in the metric `osm_proxy_refusals`; status and body\n\
+         are those of the reply where there is somebody to reply to (gRPC gets its own status). Blame says who has to act: the client (downstream), the server (upstream),\n\
+         whoever wrote the policy, or whoever configured the mesh.\n\n\
+         | reason | details | flag | status | body | blame |\n|---|---|---|---|---|---|\n",
+    );
+    for reason in Reason::ALL {
+        let row = reason.row();
+        let _ = writeln!(
+            page,
+            "| {reason:?} | `{}` | {} | {} | {} | {} |",
+            row.details.replace('|', "\\|"),
+            row.flag,
+            row.status.as_u16(),
+            row.body,
+            row.blame.as_str()
+        );
+    }
+    page
 }
 
 impl Blame {
