@@ -10,6 +10,7 @@ use e2e::outside::World;
 use e2e::stage::{Programs, Stage};
 use e2e::{Cluster, eventually};
 use futures::StreamExt;
+use tokio::signal::unix::{SignalKind, signal};
 
 use report::{Report, Status};
 use scenarios::{Priority, Scenario};
@@ -114,9 +115,12 @@ async fn run(arguments: Arguments) -> Result<bool> {
     let mut folder = tempfile::Builder::new().prefix("osm-e2e-").tempdir()?;
     let mut stage = Stage::new(cluster, Programs::beside_this_one()?, folder.path())?;
 
+    let mut terminate = signal(SignalKind::terminate())?;
     let outcome = tokio::select! {
         outcome = play(&mut stage, &chosen, &arguments) => outcome,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        // A time limit ends the program so: the cluster must not outlive it either.
+        _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
     };
     if arguments.keep {
         folder.disable_cleanup(true);
