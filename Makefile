@@ -54,7 +54,7 @@ fuzz: ## every parser against bytes from outside, SECONDS=30 each
 
 oracle: ## osm-proxy against a stock Envoy: every case of crates/oracle, then random route tables (SEED=, ONLY=), into target/oracle
 	@scripts/deps test
-	cargo build --locked -p oracle -p proxy
+	cargo build --locked --workspace --bin oracle --bin osm-proxy
 	ENVOY_BIN=$$(scripts/envoy) $(BIN)/oracle --seed "$(or $(SEED),0)" --only "$(ONLY)" --report target/oracle/report.json
 
 bench: ## CPU and memory against Envoy, HAProxy, nginx in the same run, into target/bench: WORK=http1,grpc QUICK=1
