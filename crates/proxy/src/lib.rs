@@ -18,6 +18,7 @@ pub mod access;
 pub mod admin;
 pub mod ads;
 mod arrival;
+pub mod bell;
 pub mod bootstrap;
 pub mod bucket;
 pub mod chain;

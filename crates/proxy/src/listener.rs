@@ -7,9 +7,9 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use envoy_types::pb::envoy::config::listener::v3::FilterChain;
 use socket2::TcpKeepalive;
-use tokio::sync::watch;
 
 use crate::access::Logger;
+use crate::bell::Bell;
 use crate::chain::ChainTable;
 use crate::http::edge::Edge;
 use crate::http::filters::{Filter, HttpFilter};
@@ -141,8 +141,8 @@ pub struct Chain {
     pub filters: Vec<NetworkFilter>,
     /// The last filter.
     pub terminal: Terminal,
-    /// Turns true when the chain leaves the configuration: its connections drain.
-    pub drain: watch::Sender<bool>,
+    /// Rings when the chain leaves the configuration: its connections drain.
+    pub drain: Bell,
     /// The counters of its connection manager, from its first connection on.
     pub http_stats: OnceLock<Arc<HttpStats>>,
 }

@@ -205,7 +205,7 @@ pub fn drain_removed(old: &Snapshot, new: &Snapshot) {
                     .any(|kept| Arc::ptr_eq(kept, chain))
             });
             if !stays {
-                chain.drain.send_replace(true);
+                chain.drain.ring();
             }
         }
     }

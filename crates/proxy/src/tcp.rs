@@ -6,7 +6,6 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::AsyncWrite;
-use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 
 use crate::access::{Line, milliseconds};
@@ -108,8 +107,7 @@ enum Told {
 }
 
 async fn told(connection: &Connection, chosen: &Chosen, lives_until: Option<Instant>) -> Told {
-    let mut chain = connection.chain.drain.subscribe();
-    let mut stop = connection.worker.shared.drain.subscribe();
+    let stop = &connection.worker.shared.drain;
     let too_old = async {
         match lives_until {
             Some(end) => sleep_until(end.into()).await,
@@ -124,17 +122,10 @@ async fn told(connection: &Connection, chosen: &Chosen, lives_until: Option<Inst
         }
     };
     tokio::select! {
-        () = async { turned(&mut chain).await; sleep(DRAIN).await } => Told::Drained,
-        () = async { turned(&mut stop).await; sleep(STOP).await } => Told::Drained,
+        () = async { connection.chain.drain.heard().await; sleep(DRAIN).await } => Told::Drained,
+        () = async { stop.heard().await; sleep(STOP).await } => Told::Drained,
         () = too_old => Told::TooOld,
         () = unhealthy => Told::Unhealthy,
-    }
-}
-
-/// Completes when the flag turns true; never if its owner is gone without.
-pub async fn turned(flag: &mut watch::Receiver<bool>) {
-    if flag.wait_for(|on| *on).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
 
 use crate::access::AccessLog;
+use crate::bell::Bell;
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::tls::OwnCertificate;
@@ -25,9 +25,9 @@ pub struct Shared {
     pub log: AccessLog,
     /// The proxy's own certificate.
     pub own: Arc<OwnCertificate>,
-    /// Turns true when connections are to end: idle ones at once, others when they have finished what they are at.
+    /// Rings when connections are to end: idle ones at once, others when they have finished what they are at.
     /// Before that, in [`Phase::Draining`], a connection leaves after its next response ([`Shared::is_draining`]).
-    pub drain: watch::Sender<bool>,
+    pub drain: Bell,
     /// When the proxy started.
     pub started: Instant,
     draining: AtomicBool,
@@ -73,7 +73,7 @@ impl Shared {
             stats,
             log,
             own,
-            drain: watch::Sender::new(false),
+            drain: Bell::default(),
             started: Instant::now(),
             draining: AtomicBool::new(false),
             unhealthy: AtomicBool::new(false),
@@ -97,7 +97,7 @@ impl Shared {
     pub fn enter_phase(&self, phase: Phase) {
         self.draining.store(true, Ordering::Relaxed);
         if phase == Phase::Closing {
-            self.drain.send_replace(true);
+            self.drain.ring();
         }
     }
 

@@ -18,7 +18,6 @@ use envoy_types::pb::envoy::extensions::filters::network::{
 use envoy_types::pb::envoy::r#type::v3::hash_policy::PolicySpecifier;
 use envoy_types::pb::google::protobuf::Any;
 use socket2::TcpKeepalive;
-use tokio::sync::watch;
 
 use super::filters::network_filter;
 use super::matching::range;
@@ -26,6 +25,7 @@ use super::{
     At, Checked, Context, access, each, extension, flag, http, ip_address, limit, port, refuse,
     socket_address, tls,
 };
+use crate::bell::Bell;
 use crate::chain::{ChainMatch, ChainTable, SourceKind};
 use crate::http::filters::overrides::Overrides;
 use crate::listener::{
@@ -338,7 +338,7 @@ fn chain(message: &pb::FilterChain, context: &mut Context) -> Checked<Chain> {
         terminal: typed(last)
             .and_then(|any| terminal(any, context).at("typed_config"))
             .at(format_args!("filters[{position}]"))?,
-        drain: watch::Sender::new(false),
+        drain: Bell::default(),
         http_stats: OnceLock::new(),
     })
 }

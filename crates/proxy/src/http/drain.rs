@@ -2,14 +2,15 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::server::HttpConnection;
+use crate::bell::Seat;
 use crate::connection::Connection;
-use crate::tcp::turned;
 
 /// How long a draining connection may take for the requests it has.
 const DRAIN: Duration = Duration::from_secs(600);
@@ -17,45 +18,52 @@ const DRAIN: Duration = Duration::from_secs(600);
 const STOP: Duration = Duration::from_secs(15);
 
 /// The end of a connection: told of, then due.
-pub struct Drain(State);
-
-enum State {
-    /// Completes with the time that is left.
-    Waiting(Pin<Box<dyn Future<Output = Duration> + Send>>),
-    /// The rest of it.
-    Draining(Pin<Box<Sleep>>),
+pub struct Drain {
+    connection: Arc<Connection>,
+    /// At the chain's bell.
+    chain: Seat,
+    /// At the proxy's.
+    stop: Seat,
+    /// The rest of its time, once it is told.
+    rest: Option<Pin<Box<Sleep>>>,
 }
 
 impl Drain {
-    /// Watches the connection's chain and the proxy.
-    pub fn new(connection: &Connection) -> Drain {
-        let mut chain = connection.chain.drain.subscribe();
-        let mut stop = connection.worker.shared.drain.subscribe();
-        let told = async move {
-            tokio::select! {
-                () = turned(&mut chain) => DRAIN,
-                () = turned(&mut stop) => STOP,
-            }
-        };
-        Drain(State::Waiting(Box::pin(told)))
+    /// Listens for the connection's chain and the proxy.
+    pub fn new(connection: &Arc<Connection>) -> Drain {
+        Drain {
+            connection: connection.clone(),
+            chain: Seat::default(),
+            stop: Seat::default(),
+            rest: None,
+        }
     }
 
     /// Ready once the connection is to take no more requests.
     pub fn poll(&mut self, cx: &mut Context<'_>, http: &HttpConnection) -> Poll<()> {
-        if let State::Waiting(told) = &mut self.0 {
-            let left = ready!(told.as_mut().poll(cx));
+        if self.rest.is_none() {
+            let left = ready!(self.poll_told(cx));
             http.drain();
-            self.0 = State::Draining(Box::pin(sleep_until(Instant::now() + left)));
+            self.rest = Some(Box::pin(sleep_until(Instant::now() + left)));
         }
         Poll::Ready(())
+    }
+
+    /// Ready with the time that is left.
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let Connection { chain, worker, .. } = &*self.connection;
+        if worker.shared.drain.poll(cx, &mut self.stop).is_ready() {
+            return Poll::Ready(STOP);
+        }
+        chain.drain.poll(cx, &mut self.chain).map(|()| DRAIN)
     }
 
     /// Ready once its time is over.
     pub fn poll_over(&mut self, cx: &mut Context<'_>, http: &HttpConnection) -> Poll<()> {
         ready!(self.poll(cx, http));
-        match &mut self.0 {
-            State::Draining(rest) => rest.as_mut().poll(cx),
-            State::Waiting(_) => Poll::Pending,
+        match &mut self.rest {
+            Some(rest) => rest.as_mut().poll(cx),
+            None => Poll::Pending,
         }
     }
 
@@ -72,5 +80,13 @@ impl Drain {
             self.poll_over(cx, http).map(|()| None)
         })
         .await
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        let Connection { chain, worker, .. } = &*self.connection;
+        chain.drain.leave(&mut self.chain);
+        worker.shared.drain.leave(&mut self.stop);
     }
 }
