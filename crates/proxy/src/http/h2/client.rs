@@ -172,7 +172,7 @@ impl Connection {
                 response: Some(response),
                 method,
                 source: None,
-                sink: Sink::new(stream, is_end),
+                sink: Sink::opening(stream, is_end),
                 _place: place,
             }),
             Err(error) => {

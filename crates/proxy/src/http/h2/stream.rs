@@ -10,6 +10,8 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::http::body::{Broken, Next, Piece};
 
+/// Of a request's body, queued before its stream has a window: one frame's worth.
+const EARLY: usize = 16 << 10;
 /// Trailers may have as many fields as a head.
 const FIELDS: usize = 100;
 
@@ -31,6 +33,8 @@ pub struct Sink {
     /// `waiting` is the body's last piece.
     is_last: bool,
     is_over: bool,
+    /// The stream may still have to be opened by its connection's task, and has no window until then.
+    is_new: bool,
 }
 
 // === impl Source ===
@@ -103,6 +107,16 @@ impl Sink {
             waiting: Bytes::new(),
             is_last: false,
             is_over,
+            is_new: false,
+        }
+    }
+
+    /// The same for a stream that is ours to open: what is there of the body leaves together with the head, in one
+    /// write and one TLS record, although `h2` gives it no window before that.
+    pub fn opening(stream: SendStream<Bytes>, is_over: bool) -> Sink {
+        Sink {
+            is_new: true,
+            ..Sink::new(stream, is_over)
         }
     }
 
@@ -131,8 +145,9 @@ impl Sink {
             return Ok(());
         }
         self.is_over |= is_last;
+        let is_early = std::mem::take(&mut self.is_new) && data.len() <= EARLY;
         self.stream.reserve_capacity(data.len());
-        if self.stream.capacity() >= data.len() {
+        if is_early || self.stream.capacity() >= data.len() {
             return self.send(data, is_last);
         }
         self.waiting = data;
