@@ -3,17 +3,20 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use envoy_types::pb::envoy::config::bootstrap::v3 as pb;
 use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::trace::v3 as trace;
 use prost::{Message, Name};
 use serde_json::{Map, Value as Json};
-use xds::client::{Any, Kind, Mode};
+use xds::client::{Any, Kind, Mode, Rejected};
 
-use crate::config::support;
+use crate::config::{self, support};
+use crate::spans::Tracer;
 
 /// A bootstrap file is written by hand; a secret or a static route table fits well below this.
 const LARGEST: u64 = 16 << 20;
@@ -33,6 +36,8 @@ pub struct Bootstrap {
     pub ads: Option<AdsSource>,
     /// Resources that never change, in the order in which they need each other.
     pub resources: Vec<StaticResource>,
+    /// The tracer of connection managers that name none.
+    pub tracer: Option<Arc<Tracer>>,
     /// Set, and of no effect.
     pub ignored: support::Ignored,
     /// All of it as protobuf, for `/config_dump`.
@@ -71,6 +76,7 @@ impl Bootstrap {
     }
 
     /// Reads the file's text.
+    #[allow(deprecated)] // `tracing` still stands where a connection manager names no tracer.
     pub fn read(text: &str) -> anyhow::Result<Bootstrap> {
         let mut json = schema::parse_yaml(text)?;
         let secrets = inline(&mut json)?;
@@ -90,6 +96,7 @@ impl Bootstrap {
                 .context("admin.address")?,
             ads: ads(message.dynamic_resources.as_ref()).context("dynamic_resources")?,
             resources,
+            tracer: tracer(message.tracing.as_ref())?,
             ignored,
             bytes,
         };
@@ -293,6 +300,16 @@ fn of(message: &pb::bootstrap::StaticResources) -> Vec<StaticResource> {
         |listener| &listener.name,
     ));
     all
+}
+
+fn tracer(message: Option<&trace::Tracing>) -> anyhow::Result<Option<Arc<Tracer>>> {
+    let Some(provider) = message.and_then(|message| message.http.as_ref()) else {
+        return Ok(None);
+    };
+    let made = config::tracing::tracer(provider);
+    let made =
+        made.map_err(|Rejected { path, reason }| anyhow!("tracing.http.{path}: {reason}"))?;
+    Ok(Some(Arc::new(made)))
 }
 
 fn address(message: &core::Address) -> anyhow::Result<SocketAddr> {

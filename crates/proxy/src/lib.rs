@@ -48,6 +48,7 @@ pub mod run;
 pub mod settings;
 pub mod snapshot;
 pub mod socket_options;
+pub mod spans;
 pub mod stats;
 pub mod tcp;
 pub mod tls;

@@ -19,6 +19,7 @@ use crate::network::NetworkFilter;
 use crate::proxy_protocol::Accepts;
 use crate::route::RouteTable;
 use crate::socket_options::SocketOption;
+use crate::spans::Tracing;
 use crate::stats::HttpStats;
 use crate::tls::{DownstreamTls, TlsServer};
 
@@ -228,6 +229,8 @@ pub struct HttpManager {
     pub accept_http_10: bool,
     /// HTTP/2 settings.
     pub h2: H2,
+    /// Whether and how requests are traced.
+    pub tracing: Option<Box<Tracing>>,
 }
 
 /// Which HTTP a connection manager speaks.

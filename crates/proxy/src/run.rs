@@ -20,6 +20,7 @@ use crate::control_plane::ControlPlane;
 use crate::listeners::Listeners;
 use crate::settings::{Settings, XdsMode};
 use crate::snapshot::Builder;
+use crate::spans::Own;
 use crate::stats::Stats;
 use crate::tls::OwnCertificate;
 use crate::worker::{Phase, Shared};
@@ -29,6 +30,9 @@ use crate::{identity, probes};
 const RESERVED: usize = 100;
 /// When the system does not tell its limit: POSIX' customary one.
 const DESCRIPTORS: usize = 1024;
+
+/// How long the last spans may take on their way.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// Changes the log level.
 pub type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -54,6 +58,7 @@ pub fn run(settings: Settings, set_level: SetLevel) -> anyhow::Result<()> {
     let own = Arc::new(OwnCertificate::default());
     let shared = Arc::new(Shared::new(stats, log, own, limit.max(1)));
     let _ = shared.service_cluster.set(settings.node().cluster);
+    shared.tracers.name(own_spans(&settings));
     let (stop, stopped) = watch::channel(false);
     let workers = (0..settings.workers)
         .map(|index| worker(index, stopped.clone()))
@@ -159,12 +164,24 @@ async fn supervise(
         listeners.lock().stop(|_| true);
         shared.enter_phase(Phase::Closing);
         drain(&shared, end).await;
+        shared.tracers.exporters.flush(LAST_SPANS).await;
     };
     tokio::select! {
         () = leaving => {}
         () = again => {}
     }
     Ok(())
+}
+
+/// What spans say of the proxy.
+fn own_spans(settings: &Settings) -> Own {
+    let node = settings.node();
+    let bootstrap = settings.bootstrap.as_ref();
+    Own {
+        node: node.id,
+        zone: node.locality.unwrap_or_default().zone,
+        tracer: bootstrap.and_then(|bootstrap| bootstrap.tracer.clone()),
+    }
 }
 
 /// Reads the configuration as [`run`] would, and says what is wrong with it.

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use crate::access::AccessLog;
 use crate::bell::Bell;
 use crate::snapshot::Snapshot;
+use crate::spans::Tracers;
 use crate::stats::Stats;
 use crate::tls::OwnCertificate;
 
@@ -34,6 +35,8 @@ pub struct Shared {
     unhealthy: AtomicBool,
     /// The node's own service cluster, set once at the start.
     pub service_cluster: OnceLock<String>,
+    /// Where spans go.
+    pub tracers: Tracers,
     connections: AtomicUsize,
     connection_limit: usize,
 }
@@ -78,6 +81,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             unhealthy: AtomicBool::new(false),
             service_cluster: OnceLock::new(),
+            tracers: Tracers::default(),
             connections: AtomicUsize::new(0),
             connection_limit,
         }

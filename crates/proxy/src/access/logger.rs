@@ -195,6 +195,7 @@ impl Facts for Line {
             Text::PeerUriSan => peer.filter(|name| name.contains("://")),
             Text::PeerDnsSan => peer.filter(|name| !name.contains("://")),
             Text::StreamId => self.request_id.as_deref(),
+            Text::TraceId => self.trace_id.as_deref(),
             Text::FilterChain => self.filter_chain.as_deref(),
             Text::LogType => Some(match self.protocol {
                 Some(_) => "DownstreamEnd",

@@ -116,6 +116,9 @@ pub struct Line {
     /// When the answer began.
     #[serde(skip)]
     pub answered: Option<Instant>,
+    /// Id of its trace.
+    #[serde(skip)]
+    pub trace_id: Option<String>,
     /// The health check filter has answered it.
     #[serde(skip)]
     pub is_health_check: bool,

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use http::HeaderValue;
 use xds::client::Kind;
 
-use super::{At, Checked, Context, access, edge, filters, flag, limit, refuse, route};
+use super::{At, Checked, Context, access, edge, filters, flag, limit, refuse, route, tracing};
 use crate::listener::{Codec, H2, HttpManager, RouteSource, ServerHeader};
+use crate::spans::Tracing;
 
 /// Envoy's defaults, here and below.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -106,7 +108,19 @@ pub(super) fn manager(
             .as_ref()
             .is_some_and(|options| options.accept_http_10),
         h2: h2(message.http2_protocol_options.as_ref())?,
+        tracing: traced(message, &router).at("tracing")?,
     })
+}
+
+/// Spans of attempts are asked for by the manager or, in the old way, by the router.
+#[allow(deprecated)]
+fn traced(message: &pb::HttpConnectionManager, router: &Router) -> Checked<Option<Box<Tracing>>> {
+    let Some(given) = &message.tracing else {
+        return Ok(None);
+    };
+    let mut made = tracing::tracing(given, &message.stat_prefix)?;
+    made.upstream_spans |= router.start_child_span;
+    Ok(Some(Box::new(made)))
 }
 
 fn server_header(message: &pb::HttpConnectionManager) -> Checked<(HeaderValue, ServerHeader)> {

@@ -13,6 +13,7 @@ mod rbac;
 mod route;
 pub mod support;
 mod tls;
+pub(crate) mod tracing;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -80,7 +81,7 @@ impl Parser for ConfigParser {
             Kind::Routes => Value::Routes(Arc::new(route::table(&decode(bytes)?)?)),
             Kind::Secret => Value::Secret(tls::secret(decode(bytes)?)?),
         };
-        tracing::debug!(%name, kind = kind.short(), ignored = ignored.len(), "resource accepted");
+        ::tracing::debug!(%name, kind = kind.short(), ignored = ignored.len(), "resource accepted");
         Ok(Parsed {
             value: Resource { value, ignored },
             references: context.references,

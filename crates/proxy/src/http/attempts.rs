@@ -103,6 +103,7 @@ impl Attempts<'_> {
         loop {
             let outcome = self.attempt(way).await;
             drop(held.take());
+            let failed_with = outcome.as_ref().err().map(|failure| failure.reason);
             let next = match outcome {
                 Ok((answer, passing)) => {
                     let status = answer.head.status.as_u16();
@@ -149,6 +150,9 @@ impl Attempts<'_> {
                 }
             };
             if let Next::Again(wait, guard) = next {
+                if let Some(trace) = &mut way.exchange.trace {
+                    trace.attempt_failed(failed_with.map_or("-", |reason| reason.row().flag));
+                }
                 held = guard;
                 self.limits.attempt_begins();
                 self.rest(way, wait).await?;
@@ -162,6 +166,7 @@ impl Attempts<'_> {
         let mut chosen = self.choose(way)?;
         self.tried.push(chosen.endpoint.config.address);
         self.prepare(way, &chosen);
+        way.trace_attempt(&chosen, self.count);
         self.limits.attempt_begins();
         let attempt = Attempt {
             http: way.http,
@@ -174,6 +179,9 @@ impl Attempts<'_> {
         };
         match attempt.run(&mut chosen).await {
             Ok((answer, upstream)) => {
+                if let Some(trace) = &mut way.exchange.trace {
+                    trace.answered(answer.head.status);
+                }
                 self.limits.response_begins();
                 let passing = Passing::new(upstream, &answer, self.limits, chosen, way.is_grpc);
                 Ok((answer, passing))

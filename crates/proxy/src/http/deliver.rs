@@ -248,6 +248,9 @@ impl Relay<'_, '_> {
                 Some(Ok(Piece::Trailers(trailers))) => {
                     self.is_over = true;
                     self.grpc_status = grpc_status(&trailers);
+                    if let Some(trace) = &mut self.exchange.trace {
+                        trace.grpc_status(&trailers);
+                    }
                     self.client.finish(Some(trailers)).map_err(gone)?;
                 }
                 None => {

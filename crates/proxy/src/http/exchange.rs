@@ -10,6 +10,7 @@ use super::server::HttpConnection;
 use crate::access::{Line, milliseconds, timestamp};
 use crate::cluster::Cluster;
 use crate::reason::Reason;
+use crate::spans::Trace;
 
 /// The bookkeeping of one request; the log line is written when it is dropped.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Exchange {
     pub line: Box<Line>,
     /// What filters hold until it is over.
     pub holds: Vec<Hold>,
+    /// Its spans.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Exchange {
@@ -55,6 +58,7 @@ impl Exchange {
             sent: 0,
             line,
             holds: Vec::new(),
+            trace: None,
         }
     }
 
@@ -171,6 +175,9 @@ impl Drop for Exchange {
         // Of bodies: what frames them is not counted.
         stats.received.add(self.received);
         stats.sent.add(self.sent);
+        if let Some(trace) = self.trace.take() {
+            trace.finish(&self.line, self.received, self.sent);
+        }
         if self.is_logged() {
             let line = &mut self.line;
             line.bytes_received = self.received;

@@ -31,6 +31,7 @@ pub mod server;
 mod sizes;
 pub mod timer;
 pub mod timing;
+mod traced;
 pub mod tunnel;
 pub mod upstream;
 pub mod wire;

@@ -210,8 +210,11 @@ impl<'a, 'c> Way<'a, 'c> {
         }
         headers.entry(DATE).or_insert_with(date::now);
         manager.edge.sign(headers);
+        // Whether it is traced is said in its id.
+        let trace = self.exchange.trace.as_ref();
+        let traced = trace.and_then(|trace| trace.request_id.clone());
         if manager.request_id_in_response
-            && let Some(id) = request_id
+            && let Some(id) = traced.or(request_id)
         {
             headers.insert(X_REQUEST_ID, id);
         }
@@ -275,6 +278,7 @@ async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
         &way.target.view(&way.parts.method, &way.parts.headers),
         &client(&way.http.connection),
     );
+    way.begin_trace(&routing);
     let mut passage = Passage::default();
     let passed = way.filters(&mut routing, &mut passage).await;
     if let Some(found) = &routing.found {
@@ -292,6 +296,7 @@ async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
     let (mut parts, body) = response.into_parts();
     let head = (&mut parts.status, &mut parts.headers);
     filters::response(filters, &mut passage, &routing, head);
+    way.trace_response(&routing, &mut parts.headers);
     Response::from_parts(parts, body)
 }
 
@@ -339,7 +344,8 @@ pub fn client(connection: &Connection) -> Client {
 }
 
 impl Way<'_, '_> {
-    fn scene(&self) -> Scene<'_> {
+    /// What is known of it.
+    pub fn scene(&self) -> Scene<'_> {
         Scene {
             connection: &self.http.connection,
             parts: &self.parts,

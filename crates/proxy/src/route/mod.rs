@@ -26,6 +26,7 @@ use crate::http::filters::cors::CorsPolicy;
 use crate::http::filters::descriptors::RateLimitPolicy;
 use crate::http::filters::overrides::Overrides;
 use crate::matcher::RequestView;
+use crate::spans::RouteTracing;
 use hosts::{HostIndex, lower};
 
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -101,6 +102,8 @@ pub struct Route {
     pub edits: Edits,
     /// What it says about filters.
     pub overrides: Overrides,
+    /// What it says about traces.
+    pub tracing: Option<Box<RouteTracing>>,
 }
 
 /// A route that was found.

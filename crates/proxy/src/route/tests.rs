@@ -29,6 +29,7 @@ fn route(name: &str, path: PathMatch, method: Option<&str>) -> Arc<Route> {
         })),
         edits: Edits::default(),
         overrides: Default::default(),
+        tracing: None,
     })
 }
 
@@ -338,6 +339,7 @@ fn tls_may_be_required() {
         action: Action::Redirect(Box::new(Redirect::to_https())),
         edits: Edits::default(),
         overrides: Overrides::default(),
+        tracing: None,
     });
     for external_only in [false, true] {
         let mut secure = host(

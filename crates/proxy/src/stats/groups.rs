@@ -82,10 +82,6 @@ group! {
         log_written: Counter = "access_logs.osm.written",
         /// Access log lines dropped because the output is too slow.
         log_dropped: Counter = "osm_proxy.access_log_dropped",
-        /// Spans sent.
-        spans_sent: Counter = "tracing.osm.spans_sent",
-        /// Spans dropped: the queue was full, or the collector refused them.
-        spans_dropped: Counter = "tracing.osm.spans_dropped",
     }
 }
 

@@ -143,7 +143,7 @@ fn body(message: &pb::BufferSettings) -> Checked<BodySettings> {
 }
 
 fn http_service(message: &pb::HttpService) -> Checked<HttpAuthz> {
-    let (cluster, timeout) = server(message.server_uri.as_ref()).at("server_uri")?;
+    let (cluster, timeout) = server(message.server_uri.as_ref(), TIMEOUT).at("server_uri")?;
     let path = match (message.path_prefix.as_str(), message.path_override.as_str()) {
         (prefix, "") if prefix.is_empty() || prefix.starts_with('/') => {
             PathChange::Prefix(prefix.to_owned())
@@ -187,7 +187,11 @@ fn http_service(message: &pb::HttpService) -> Checked<HttpAuthz> {
     })
 }
 
-fn server(message: Option<&HttpUri>) -> Checked<(std::sync::Arc<str>, Option<Duration>)> {
+/// A server behind a cluster, and how long it may take: as it says, or else `default`.
+pub(in crate::config) fn server(
+    message: Option<&HttpUri>,
+    default: Duration,
+) -> Checked<(std::sync::Arc<str>, Option<Duration>)> {
     let Some(message) = message else {
         return refuse("a server is needed");
     };
@@ -195,5 +199,5 @@ fn server(message: Option<&HttpUri>) -> Checked<(std::sync::Arc<str>, Option<Dur
         Some(http_uri::HttpUpstreamType::Cluster(name)) if !name.is_empty() => name.as_str().into(),
         _ => return refuse("a cluster is needed").at("cluster"),
     };
-    Ok((cluster, call_timeout(message.timeout.as_ref(), TIMEOUT)?))
+    Ok((cluster, call_timeout(message.timeout.as_ref(), default)?))
 }

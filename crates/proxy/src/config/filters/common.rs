@@ -23,7 +23,7 @@ const FILL_INTERVAL: Duration = Duration::from_millis(50);
 /// Envoy's most of configured headers of a filter.
 const HEADERS: usize = 10;
 
-pub(super) fn fraction(message: &kinds::FractionalPercent) -> Checked<Fraction> {
+pub(in crate::config) fn fraction(message: &kinds::FractionalPercent) -> Checked<Fraction> {
     use kinds::fractional_percent::DenominatorType;
     let denominator = match DenominatorType::try_from(message.denominator) {
         Ok(DenominatorType::Hundred) => 100,
@@ -122,7 +122,7 @@ pub(super) fn string_list(list: &[StringMatcher]) -> Checked<Vec<StringMatch>> {
 }
 
 /// A service of a cluster; `timeout` stands in place of one that is not set.
-pub(super) fn grpc_service(
+pub(in crate::config) fn grpc_service(
     message: Option<&core::GrpcService>,
     timeout: Option<Duration>,
 ) -> Checked<GrpcService> {

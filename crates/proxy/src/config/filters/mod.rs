@@ -6,6 +6,8 @@ mod network;
 mod rate;
 mod simple;
 
+pub(super) use self::authz::server;
+pub(super) use self::common::{fraction, grpc_service};
 pub(super) use self::network::network_filter;
 pub(super) use self::rate::policies;
 pub(super) use self::simple::old_cors_policy;

@@ -14,6 +14,7 @@ use envoy_types::pb::envoy::config::route::v3 as pb;
 
 use super::filters::{old_cors_policy, overrides, policies};
 use super::matching::header_name;
+use super::tracing::of_route;
 use super::{At, Checked, each, refuse};
 use crate::http::filters::overrides::Overrides;
 use crate::http::retry::RetryPolicy;
@@ -119,6 +120,7 @@ fn require_tls(message: &pb::VirtualHost) -> Checked<Option<RequireTls>> {
         action: Action::Redirect(Box::new(Redirect::to_https())),
         edits: Edits::default(),
         overrides: Overrides::default(),
+        tracing: None,
     });
     Ok(Some(RequireTls {
         external_only,
@@ -161,6 +163,7 @@ fn route(
             ),
         )?,
         overrides: overrides(&message.typed_per_filter_config)?,
+        tracing: of_route(message)?,
     })
 }
 

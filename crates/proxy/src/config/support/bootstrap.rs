@@ -5,6 +5,7 @@ use super::common::ADDRESS;
 use super::listener::LISTENER;
 use super::message;
 use super::tls::SECRET;
+use super::tracing::BOOTSTRAP_TRACING;
 
 message!(BOOTSTRAP, "envoy.config.bootstrap.v3.Bootstrap", {
     1 node: into NODE,
@@ -15,7 +16,7 @@ message!(BOOTSTRAP, "envoy.config.bootstrap.v3.Bootstrap", {
     6 stats_sinks: refuse,
     7 stats_flush_interval: ignore "statistics are read, not flushed",
     8 watchdog: ignore "no watchdog",
-    9 tracing: refuse,
+    9 tracing: into BOOTSTRAP_TRACING,
     12 admin: into ADMIN,
     13 stats_config: ignore "all default tags are extracted, all statistics kept",
     14 hds_config: refuse,

@@ -5,6 +5,7 @@ use super::common::{CIDR_RANGE, COMMON_HTTP, HTTP1, HTTP2, PATH_MATCHER, STRING_
 use super::filters::HTTP_FILTER;
 use super::message;
 use super::route::{HEADER_MATCHER, ROUTE_CONFIGURATION};
+use super::tracing::TRACING;
 
 message!(HTTP_CONNECTION_MANAGER, "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", {
     1 codec_type: take,
@@ -13,7 +14,7 @@ message!(HTTP_CONNECTION_MANAGER, "envoy.extensions.filters.network.http_connect
     4 route_config: into ROUTE_CONFIGURATION,
     5 http_filters: each HTTP_FILTER,
     6 add_user_agent: zero "no User-Agent is added",
-    7 tracing: ignore "no spans yet",
+    7 tracing: into TRACING,
     8 http_protocol_options: into HTTP1,
     9 http2_protocol_options: into HTTP2,
     10 server_name: take,
@@ -97,7 +98,7 @@ message!(HCM_UPGRADE, "envoy.extensions.filters.network.http_connection_manager.
 
 message!(ROUTER, "envoy.extensions.filters.http.router.v3.Router", {
     1 dynamic_stats: ignore "names of statistics are our own",
-    2 start_child_span: ignore "no spans yet",
+    2 start_child_span: take,
     3 upstream_log: refuse,
     4 suppress_envoy_headers: take,
     5 strict_check_headers: refuse,

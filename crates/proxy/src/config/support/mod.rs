@@ -16,6 +16,7 @@ mod listener;
 mod rate_limit;
 mod route;
 mod tls;
+mod tracing;
 mod walk;
 
 use std::collections::BTreeSet;

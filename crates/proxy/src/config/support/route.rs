@@ -7,6 +7,7 @@ use super::common::{
 use super::filters::OLD_CORS_POLICY;
 use super::message;
 use super::rate_limit::RATE_LIMIT;
+use super::tracing::{DECORATOR, ROUTE_TRACING};
 
 message!(ROUTE_CONFIGURATION, "envoy.config.route.v3.RouteConfiguration", {
     1 name: take,
@@ -62,7 +63,7 @@ message!(ROUTE, "envoy.config.route.v3.Route", {
     2 route: into ROUTE_ACTION,
     3 redirect: into REDIRECT,
     4 metadata: ignore "kept as provenance",
-    5 decorator: ignore "no spans yet",
+    5 decorator: into DECORATOR,
     7 direct_response: into DIRECT_RESPONSE,
     9 request_headers_to_add: each HEADER_VALUE_OPTION,
     10 response_headers_to_add: each HEADER_VALUE_OPTION,
@@ -70,7 +71,7 @@ message!(ROUTE, "envoy.config.route.v3.Route", {
     12 request_headers_to_remove: take,
     13 typed_per_filter_config: overrides,
     14 name: take,
-    15 tracing: ignore "no spans yet",
+    15 tracing: into ROUTE_TRACING,
     16 per_request_buffer_limit_bytes: refuse,
     17 filter_action: refuse,
     18 non_forwarding_action: refuse,
