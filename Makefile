@@ -57,7 +57,7 @@ oracle: ## osm-proxy against a stock Envoy: every case of crates/oracle, then ra
 	cargo build --locked --workspace --bin oracle --bin osm-proxy
 	ENVOY_BIN=$$(scripts/envoy) $(BIN)/oracle --seed "$(or $(SEED),0)" --only "$(ONLY)" --report target/oracle/report.json
 
-bench: ## CPU and memory against Envoy, HAProxy, nginx in the same run, into target/bench: WORK=http1,grpc QUICK=1
+bench: ## CPU and memory against Envoy, HAProxy, nginx in the same run, and the control plane at ten thousand pods, into target/bench: WORK=http1,grpc,control-10k QUICK=1
 	@scripts/deps bench
 	@scripts/bench
 
