@@ -24,18 +24,25 @@ fn definitions() -> Vec<Value> {
     let mesh_config = MeshConfig::schema_of_spec();
     let status_column =
         json!([{ "name": "Status", "type": "string", "jsonPath": ".status.currentStatus" }]);
-    let service_column = json!([{
-        "name": "Service", "type": "string", "jsonPath": ".spec.service",
-        "description": "The apex service of this split."
-    }]);
+    let service_columns = json!([
+        {
+            "name": "Service", "type": "string", "jsonPath": ".spec.service",
+            "description": "The apex service of this split."
+        },
+        { "name": "Status", "type": "string", "jsonPath": ".status.currentStatus" },
+    ]);
+    // Upstream gives a status to some kinds only; with one on each, every author is told what became of an object.
+    let stored = |name: &str, spec: Value| Version::stored(name, spec).status();
+    let told = |name: &str, spec: Value| stored(name, spec).columns(&status_column);
     vec![
         Definition::of::<MeshConfig>("meshconfig")
-            .version(Version::stored("v1alpha2", mesh_config.clone()))
+            .version(stored("v1alpha2", mesh_config.clone()))
             .version(
                 Version::served(
                     "v1alpha1",
                     without(mesh_config, config::v1alpha2::NOT_IN_V1ALPHA1),
                 )
+                .status()
                 .deprecated(
                     "config.openservicemesh.io/v1alpha1 MeshConfig is deprecated; \
                      use config.openservicemesh.io/v1alpha2 MeshConfig",
@@ -43,41 +50,33 @@ fn definitions() -> Vec<Value> {
             )
             .build(),
         Definition::of::<Egress>("egress")
-            .version(Version::stored("v1alpha1", Egress::schema_of_spec()))
+            .version(told("v1alpha1", Egress::schema_of_spec()))
             .build(),
         Definition::of::<IngressBackend>("ingressbackend")
-            .version(
-                Version::stored("v1alpha1", IngressBackend::schema_of_spec())
-                    .status()
-                    .columns(&status_column),
-            )
+            .version(told("v1alpha1", IngressBackend::schema_of_spec()))
             .build(),
         Definition::of::<Retry>("retry")
-            .version(Version::stored("v1alpha1", Retry::schema_of_spec()))
+            .version(told("v1alpha1", Retry::schema_of_spec()))
             .build(),
         Definition::of::<UpstreamTrafficSetting>("upstreamtrafficsetting")
-            .version(
-                Version::stored("v1alpha1", UpstreamTrafficSetting::schema_of_spec())
-                    .status()
-                    .columns(&status_column),
-            )
+            .version(told("v1alpha1", UpstreamTrafficSetting::schema_of_spec()))
             .build(),
         Definition::of::<specs::v1alpha4::HTTPRouteGroup>("htr")
-            .version(Version::stored(
+            .version(told(
                 "v1alpha4",
                 specs::v1alpha4::HTTPRouteGroup::schema_of_spec(),
             ))
             .retired(&["v1alpha3", "v1alpha2", "v1alpha1"])
             .build(),
         Definition::of::<specs::v1alpha4::TCPRoute>("tr")
-            .version(Version::stored(
+            .version(told(
                 "v1alpha4",
                 specs::v1alpha4::TCPRoute::schema_of_spec(),
             ))
             .retired(&["v1alpha3", "v1alpha2", "v1alpha1"])
             .build(),
         Definition::of::<access::v1alpha3::TrafficTarget>("tt")
-            .version(Version::stored(
+            .version(told(
                 "v1alpha3",
                 access::v1alpha3::TrafficTarget::schema_of_spec(),
             ))
@@ -85,12 +84,13 @@ fn definitions() -> Vec<Value> {
             .build(),
         Definition::of::<split::v1alpha4::TrafficSplit>("ts")
             .version(
-                Version::stored("v1alpha4", split::v1alpha4::TrafficSplit::schema_of_spec())
-                    .columns(&service_column),
+                stored("v1alpha4", split::v1alpha4::TrafficSplit::schema_of_spec())
+                    .columns(&service_columns),
             )
             .version(
                 Version::served("v1alpha2", split::v1alpha2::TrafficSplit::schema_of_spec())
-                    .columns(&service_column),
+                    .status()
+                    .columns(&service_columns),
             )
             .retired(&["v1alpha3"])
             .build(),

@@ -9,6 +9,7 @@ mod install;
 mod mesh;
 mod meshes;
 mod namespace;
+mod problems;
 mod rollout;
 mod table;
 mod uninstall;

@@ -1,17 +1,19 @@
-//! `osm mesh list`.
+//! `osm mesh list` and `osm mesh problems`.
 
 use clap::{Args, Subcommand};
 use kube::Client;
 
 use crate::cluster::connect;
 use crate::meshes::{self, Mesh, UNKNOWN};
-use crate::table;
+use crate::{problems, table};
 
 /// `osm mesh`.
 #[derive(Subcommand)]
 pub enum Command {
     /// List the meshes of the cluster
     List(ListArgs),
+    /// List the policies that have no effect, or not all of it, and why
+    Problems(problems::ProblemsArgs),
 }
 
 /// `osm mesh list`.
@@ -24,7 +26,10 @@ pub struct ListArgs {
 
 /// Runs it.
 pub async fn run(command: Command) -> anyhow::Result<()> {
-    let Command::List(ListArgs { local_port: _ }) = command;
+    let ListArgs { local_port: _ } = match command {
+        Command::List(args) => args,
+        Command::Problems(args) => return problems::run(args).await,
+    };
     let client = connect().await?;
     let meshes = meshes::find(&client).await?;
     if meshes.is_empty() {

@@ -36,6 +36,9 @@ pub(crate) struct Request {
     /// The object as it would be stored.
     #[serde(default)]
     pub(crate) object: Value,
+    /// The object as it is stored, if there is one.
+    #[serde(default)]
+    pub(crate) old_object: Option<Value>,
 }
 
 /// Group, version and kind of an object under admission.
@@ -61,6 +64,8 @@ struct Review {
 pub(crate) enum Verdict {
     /// Take it as it is.
     Allowed,
+    /// Take it as it is, and tell its author this.
+    Warned(Vec<String>),
     /// Take it with this JSON patch.
     Patched(Value),
     /// Refuse it, with the words for its author.
@@ -130,6 +135,8 @@ async fn review<D: Decide>(
 fn answer(uid: &str, verdict: Verdict) -> Value {
     let response = match verdict {
         Verdict::Allowed => json!({ "uid": uid, "allowed": true }),
+        Verdict::Warned(warnings) if warnings.is_empty() => json!({ "uid": uid, "allowed": true }),
+        Verdict::Warned(warnings) => json!({ "uid": uid, "allowed": true, "warnings": warnings }),
         Verdict::Patched(patch) => json!({
             "uid": uid,
             "allowed": true,
@@ -164,6 +171,7 @@ mod tests {
         async fn decide(&self, request: Request) -> Verdict {
             match request.object.get("verdict").and_then(Value::as_str) {
                 Some("deny") => Verdict::Denied("because".into()),
+                Some("warn") => Verdict::Warned(vec!["void".into()]),
                 Some("patch") => Verdict::Patched(json!([{ "op": "remove", "path": "/x" }])),
                 _ => Verdict::Allowed,
             }
@@ -189,6 +197,11 @@ mod tests {
     async fn reviews_are_answered_with_the_requests_uid() {
         let (_, allowed) = send("application/json", &body("allow")).await;
         assert_eq!(allowed["response"], json!({ "uid": "u", "allowed": true }));
+        let (_, warned) = send("application/json", &body("warn")).await;
+        assert_eq!(
+            warned["response"],
+            json!({ "uid": "u", "allowed": true, "warnings": ["void"] })
+        );
         let (_, denied) = send("application/json; charset=utf-8", &body("deny")).await;
         assert_eq!(denied["response"]["status"]["message"], "because");
         let (_, patched) = send("application/json", &body("patch")).await;

@@ -21,6 +21,7 @@ use xds::resources::TrustBundle;
 use xds::server::{self, Mode};
 
 use crate::metrics::{Metric, Metrics};
+use crate::nacks::Nacks;
 use crate::session::Session;
 use crate::tls::Peer;
 use crate::world::Worlds;
@@ -50,6 +51,10 @@ pub(crate) struct Shared {
     pub(crate) trust_domain: String,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
+    /// What proxies refused.
+    pub(crate) nacks: Arc<Nacks>,
+    /// Namespace and name of the MeshConfig.
+    pub(crate) mesh_config: families::Key,
     /// Compilations at a time: after a change all proxies are compiled, the machine has few cores.
     pub(crate) compilers: Semaphore,
     /// Open streams.

@@ -7,9 +7,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use ca::{Authority, ClientVerifier, Leaf, TrustStore};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-use families::Statuses;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -22,11 +21,13 @@ use crate::indexer::{Indexer, Publisher};
 use crate::inform;
 use crate::issue::{Issuer, KubernetesReview, Review};
 use crate::metrics::Metrics;
+use crate::nacks::Nacks;
 use crate::program::Program;
 use crate::root::{self, SERVER_VALIDITY};
-use crate::validate::Validator;
+use crate::status::Findings;
+use crate::validate::{QUESTIONS_BOUND, Validator};
 use crate::world::Worlds;
-use crate::{CommonArgs, ControllerArgs, admission, gateway, status, tls, webhook};
+use crate::{CommonArgs, ControllerArgs, admission, events, gateway, status, tls, webhook};
 
 /// Connections to the discovery port: two per proxy while it renews its certificate.
 const CONNECTION_BOUND: usize = 40_000;
@@ -63,24 +64,35 @@ async fn start(program: Program, args: ControllerArgs) -> anyhow::Result<()> {
     let authority = Arc::new(root::load_or_create(&program.client, &common).await?);
     let (publish, worlds) = watch::channel(None);
     let worlds = Worlds::new(worlds);
-    let (tell, statuses) = watch::channel(Statuses::new());
+    let (tell, findings) = watch::channel(Findings::default());
     let publisher = Publisher {
         worlds: publish,
-        statuses: tell,
+        findings: tell,
     };
+    let nacks = Arc::new(Nacks::default());
+    let client = || program.client.clone();
     program.spawn(
         "status",
-        status::run(program.client.clone(), statuses, status::RETRY),
+        status::run(client(), findings.clone(), nacks.clone(), status::RETRY),
     );
+    program.spawn(
+        "events",
+        events::run(client(), findings, nacks.clone(), metrics.clone()),
+    );
+    let (ask, questions) = mpsc::channel(QUESTIONS_BOUND);
     let changes = inform::start(&program, &common, &metrics);
     let indexer = Indexer::new(&common, program.log.clone(), ready, metrics.clone());
-    program.spawn("index", indexer.run(changes, publisher));
+    program.spawn("index", indexer.run(changes, questions, publisher));
 
     program.spawn(
         "gateway certificate",
         gateway::run(program.client.clone(), authority.clone(), worlds.clone()),
     );
-    serve_webhook(&program, &args, &authority, metrics.clone()).await?;
+    let validator = Validator {
+        questions: ask,
+        traffic_targets: args.validate_traffic_target,
+    };
+    serve_webhook(&program, &args, &authority, validator, metrics.clone()).await?;
 
     let listener = tls::bind(common.listen_address, args.ads_port)
         .await
@@ -92,6 +104,11 @@ async fn start(program: Program, args: ControllerArgs) -> anyhow::Result<()> {
         worlds,
         review: KubernetesReview(program.client.clone()),
         metrics,
+        nacks,
+        mesh_config: (
+            common.osm_namespace.as_str().into(),
+            common.osm_config_name.as_str().into(),
+        ),
         stop: program.stop.clone(),
         tasks: program.tasks.clone(),
     };
@@ -110,6 +127,7 @@ async fn serve_webhook(
     program: &Program,
     args: &ControllerArgs,
     authority: &Authority,
+    validator: Validator,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<()> {
     let common = &args.common;
@@ -126,7 +144,7 @@ async fn serve_webhook(
         admission::CONNECTION_BOUND,
         program.stop.clone(),
     )?;
-    let router = admission::router(webhook::VALIDATE_PATH, Arc::new(Validator), metrics);
+    let router = admission::router(webhook::VALIDATE_PATH, Arc::new(validator), metrics);
     let stop = program.stop.clone();
     program.spawn("validating webhook", async move {
         axum::serve(incoming, router)
@@ -167,6 +185,8 @@ pub(crate) struct Discovery<R> {
     pub(crate) worlds: Worlds,
     pub(crate) review: R,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) nacks: Arc<Nacks>,
+    pub(crate) mesh_config: families::Key,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -198,6 +218,8 @@ impl<R: Review> Discovery<R> {
             },
             trust_domain: self.trust_domain.clone(),
             metrics: self.metrics.clone(),
+            nacks: self.nacks,
+            mesh_config: self.mesh_config,
             compilers: Semaphore::new(cores),
             streams: AtomicUsize::new(0),
             stop: self.stop.clone(),

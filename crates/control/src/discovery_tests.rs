@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest,
 };
+use envoy_types::pb::google::rpc::Status as RpcStatus;
 use families::{Index, Kind as ObjectKind, Object};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
@@ -28,6 +29,7 @@ use xds::server::Kind;
 use crate::controller::Discovery;
 use crate::issue::{Account, Review};
 use crate::metrics::Metrics;
+use crate::nacks::Nacks;
 use crate::world::{Settings, World, Worlds};
 
 const HOST: &str = "osm-controller.osm-system.svc";
@@ -60,6 +62,7 @@ struct Plane {
     publish: watch::Sender<Option<Arc<World>>>,
     authority: Arc<Authority>,
     address: SocketAddr,
+    nacks: Arc<Nacks>,
     stop: CancellationToken,
 }
 
@@ -77,6 +80,7 @@ impl Plane {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
+        let nacks = Arc::new(Nacks::default());
         let discovery = Discovery {
             authority: authority.clone(),
             trust_domain: "cluster.local".into(),
@@ -86,6 +90,8 @@ impl Plane {
             worlds: Worlds::new(worlds).with_patience(SILENCE),
             review: PlainTokens,
             metrics: Arc::new(Metrics::default()),
+            nacks: nacks.clone(),
+            mesh_config: ("osm-system".into(), "osm-mesh-config".into()),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         };
@@ -100,6 +106,7 @@ impl Plane {
             publish,
             authority,
             address,
+            nacks,
             stop,
         };
         plane.apply::<api::config::v1alpha2::MeshConfig>(json!({
@@ -238,6 +245,15 @@ impl Delta {
     }
 
     async fn next(&mut self) -> Result<DeltaDiscoveryResponse, Status> {
+        self.answer(None).await
+    }
+
+    /// Answers the next response with a refusal in these words.
+    async fn refuse(&mut self, words: &str) {
+        self.answer(Some(words)).await.unwrap();
+    }
+
+    async fn answer(&mut self, refusal: Option<&str>) -> Result<DeltaDiscoveryResponse, Status> {
         let response = tokio::time::timeout(DEADLINE, self.responses.message())
             .await
             .expect("no response");
@@ -245,6 +261,10 @@ impl Delta {
         let answer = DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
+            error_detail: refusal.map(|words| RpcStatus {
+                message: words.to_owned(),
+                ..RpcStatus::default()
+            }),
             ..DeltaDiscoveryRequest::default()
         };
         self.requests.send(answer).await.unwrap();
@@ -399,6 +419,54 @@ async fn changes_arrive_as_differences_and_a_namespace_that_left_gets_none() {
     let mut removed = Vec::new();
     while !removed.iter().any(|name| name == "demo/two|8080") {
         removed.extend(stream.next().await.unwrap().removed_resources);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_stands_until_the_proxy_accepts_or_leaves() {
+    let mut plane = Plane::start().await;
+    plane.pod("curl").service("one", "10.96.0.1").publish();
+    let channel = plane.channel_of("curl").await;
+    let mut changes = plane.nacks.changes();
+    let mut stream = Delta::open(channel.clone(), node("curl")).await.unwrap();
+    stream
+        .refuse("demo/one|8080: TrafficSplit demo/canary is odd")
+        .await;
+    let changed = tokio::time::timeout(DEADLINE, changes.changed()).await;
+    changed.unwrap().unwrap();
+    let told: Vec<String> = plane
+        .nacks
+        .by_subject()
+        .iter()
+        .map(|((kind, (namespace, name)), refused)| format!("{kind} {namespace}/{name} {refused}"))
+        .collect();
+    let words = "refused by 1 proxy: cds: demo/one|8080: TrafficSplit demo/canary is odd";
+    assert_eq!(
+        told,
+        [
+            format!("Pod demo/curl-1 {words}"),
+            format!("TrafficSplit demo/canary {words}")
+        ]
+    );
+
+    plane.service("two", "10.96.0.2").publish();
+    stream.next().await.unwrap();
+    let changed = tokio::time::timeout(DEADLINE, changes.changed()).await;
+    changed.unwrap().unwrap();
+    assert!(plane.nacks.by_subject().is_empty(), "accepted");
+
+    plane.service("three", "10.96.0.3").publish();
+    stream.refuse("no").await;
+    for expected in [1, 0] {
+        let changed = tokio::time::timeout(DEADLINE, changes.changed()).await;
+        changed.unwrap().unwrap();
+        assert_eq!(plane.nacks.by_subject().len(), expected);
+        if expected == 1 {
+            drop(std::mem::replace(
+                &mut stream,
+                Delta::open(channel.clone(), node("curl")).await.unwrap(),
+            ));
+        }
     }
 }
 

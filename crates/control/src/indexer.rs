@@ -1,11 +1,11 @@
 //! The index: changes of objects in, worlds out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::config::v1alpha2::MeshConfigSpec;
-use families::{Built, Index, Kind, Object, Problem, Statuses};
+use families::{Built, Index, Judgement, Key, Kind, Object, Outcome, Problem, Statuses};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -14,6 +14,8 @@ use crate::http::Ready;
 use crate::inform::{Change, KINDS};
 use crate::metrics::{Metric, Metrics};
 use crate::program::LogLevel;
+use crate::status::Findings;
+use crate::validate::Question;
 use crate::world::{Settings, World};
 
 /// A new world is made when nothing changed for this long …
@@ -28,6 +30,7 @@ pub(crate) struct Indexer {
     osm_namespace: String,
     mesh_config: Option<MeshConfigSpec>,
     unlisted: Vec<Kind>,
+    unreadable: BTreeMap<(Kind, Key), String>,
     problems: BTreeSet<String>,
     log: LogLevel,
     ready: Ready,
@@ -37,7 +40,7 @@ pub(crate) struct Indexer {
 /// Where worlds go, and what the objects they were made of are to be told.
 pub(crate) struct Publisher {
     pub(crate) worlds: watch::Sender<Option<Arc<World>>>,
-    pub(crate) statuses: watch::Sender<Statuses>,
+    pub(crate) findings: watch::Sender<Findings>,
 }
 
 /// Changes that came closely one after the other and make one world.
@@ -86,6 +89,7 @@ impl Indexer {
             osm_namespace: args.osm_namespace.clone(),
             mesh_config: None,
             unlisted: KINDS.to_vec(),
+            unreadable: BTreeMap::new(),
             problems: BTreeSet::new(),
             log,
             ready,
@@ -97,11 +101,19 @@ impl Indexer {
     pub(crate) async fn run(
         mut self,
         mut changes: mpsc::Receiver<Change>,
+        mut questions: mpsc::Receiver<Question>,
         publisher: Publisher,
     ) -> anyhow::Result<()> {
-        while let Some(change) = changes.recv().await {
-            if !self.take(change) {
-                continue;
+        loop {
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => if !self.take(change) { continue },
+                    None => return Ok(()),
+                },
+                Some(question) = questions.recv() => {
+                    self.answer(question);
+                    continue;
+                }
             }
             let mut burst = Burst::new(Instant::now());
             loop {
@@ -110,6 +122,7 @@ impl Indexer {
                         Some(change) => if self.take(change) { burst.note(Instant::now()) },
                         None => return Ok(()),
                     },
+                    Some(question) = questions.recv() => self.answer(question),
                     () = tokio::time::sleep_until(burst.due()) => break,
                 }
             }
@@ -117,7 +130,18 @@ impl Indexer {
                 self = self.publish(&publisher).await?;
             }
         }
-        Ok(())
+    }
+
+    /// Judges an object beside what is known, for the validating webhook. Before everything is listed too little is
+    /// known to warn of what is missing.
+    fn answer(&self, question: Question) {
+        let judgement = if self.unlisted.is_empty() {
+            self.index.judge(&question.object)
+        } else {
+            Judgement::default()
+        };
+        // Whoever asked may have lost patience.
+        let _ = question.answer.send(judgement);
     }
 
     /// Takes one change; says whether the world may be another one now.
@@ -125,24 +149,37 @@ impl Indexer {
         match change {
             Change::Apply(object) => {
                 let ours = self.take_settings(&object);
-                self.index.apply(object) || ours
+                let healed = self.heal(object.kind(), &object.key());
+                self.index.apply(object) || ours || healed
+            }
+            Change::Unreadable(kind, namespace, name, why) => {
+                let key = (namespace.as_str().into(), name.as_str().into());
+                let known = self.unreadable.insert((kind, key), why.clone());
+                let gone = kind != Kind::MeshConfig && self.index.remove(kind, &namespace, &name);
+                gone || known != Some(why)
             }
             Change::Remove(kind, namespace, name) => {
+                let key = (namespace.as_str().into(), name.as_str().into());
+                let healed = self.heal(kind, &key);
                 let ours = kind == Kind::MeshConfig
                     && namespace == self.osm_namespace
                     && name == self.mesh_config_name;
                 if ours {
                     self.mesh_config = None;
                 }
-                self.index.remove(kind, &namespace, &name) || ours
+                self.index.remove(kind, &namespace, &name) || ours || healed
             }
-            Change::None => false,
             Change::Listed(kind) => {
                 let before = self.unlisted.len();
                 self.unlisted.retain(|unlisted| *unlisted != kind);
                 before != self.unlisted.len()
             }
         }
+    }
+
+    /// The object can be read again, or is gone.
+    fn heal(&mut self, kind: Kind, key: &Key) -> bool {
+        !self.unreadable.is_empty() && self.unreadable.remove(&(kind, key.clone())).is_some()
     }
 
     fn take_settings(&mut self, object: &Object) -> bool {
@@ -171,12 +208,13 @@ impl Indexer {
             statuses,
         } = built;
         this.report(&problems);
+        let findings = this.findings(problems, statuses);
         let settings = Settings::new(this.mesh_config.as_ref());
         let world = World { mesh, settings };
         publisher.worlds.send_replace(Some(Arc::new(world)));
-        publisher.statuses.send_if_modified(|old| {
-            let changed = *old != statuses;
-            *old = statuses;
+        publisher.findings.send_if_modified(|old| {
+            let changed = *old != findings;
+            *old = findings;
             changed
         });
         this.metrics.add(Metric::Broadcasts, &[], 1);
@@ -185,6 +223,21 @@ impl Indexer {
             this.ready.set();
         }
         Ok(this)
+    }
+
+    /// What is to be told to the objects of the mesh, those included that cannot be read.
+    fn findings(&self, mut problems: Vec<Problem>, mut statuses: Statuses) -> Findings {
+        problems.retain(|problem| Kind::of_policy(&problem.provenance.kind).is_none());
+        for ((kind, key), why) in &self.unreadable {
+            if *kind == Kind::MeshConfig || self.index.monitors(&key.0) {
+                let outcome = Outcome::Error(format!("the object cannot be read: {why}"));
+                statuses.insert((*kind, key.clone()), outcome);
+            }
+        }
+        Findings {
+            statuses,
+            others: problems,
+        }
     }
 
     /// Logs what users wrote in vain, once for as long as it stands.
@@ -253,13 +306,63 @@ mod tests {
         let (publish, mut worlds) = watch::channel(None);
         let publisher = Publisher {
             worlds: publish,
-            statuses: watch::Sender::default(),
+            findings: watch::Sender::default(),
         };
-        let running = tokio::spawn(indexer.run(changes, publisher));
+        let mut told = publisher.findings.subscribe();
+        let (ask, questions) = mpsc::channel(1);
+        let running = tokio::spawn(indexer.run(changes, questions, publisher));
         assert!(!ready.is_set());
         sender.send(Change::Listed(*last)).await.unwrap();
         worlds.changed().await.unwrap();
         assert!(ready.is_set() && worlds.borrow_and_update().is_some());
+
+        let mut monitored = Namespace::default();
+        monitored.metadata.name = Some("shop".to_owned());
+        let label = (api::labels::MONITORED_BY.to_owned(), "osm".to_owned());
+        monitored.metadata.labels = Some([label].into());
+        let target = || Kind::TrafficTarget;
+        let unreadable = |namespace: &str| {
+            Change::Unreadable(
+                target(),
+                namespace.to_owned(),
+                "t".to_owned(),
+                "odd".to_owned(),
+            )
+        };
+        for change in [
+            Change::Apply(monitored.into()),
+            unreadable("shop"),
+            unreadable("elsewhere"),
+        ] {
+            sender.send(change).await.unwrap();
+        }
+        let outcome = |told: &Findings, namespace: &str| {
+            told.statuses
+                .get(&(target(), (namespace.into(), "t".into())))
+                .cloned()
+        };
+        let seen = told
+            .wait_for(|told| outcome(told, "shop").is_some())
+            .await
+            .unwrap()
+            .clone();
+        let reason = "the object cannot be read: odd".to_owned();
+        assert_eq!(outcome(&seen, "shop"), Some(Outcome::Error(reason)));
+        assert_eq!(outcome(&seen, "elsewhere"), None, "not of the mesh");
+        let gone = Change::Remove(target(), "shop".to_owned(), "t".to_owned());
+        sender.send(gone).await.unwrap();
+        told.wait_for(|told| outcome(told, "shop").is_none())
+            .await
+            .unwrap();
+
+        let object = api::split::v1alpha4::TrafficSplit::new("s", Default::default()).into();
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let object = Box::new(object);
+        ask.send(Question { object, answer }).await.unwrap();
+        assert!(
+            !answered.await.unwrap().problems.is_empty(),
+            "it names no service"
+        );
         drop(sender);
         running.await.unwrap().unwrap();
     }

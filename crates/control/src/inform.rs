@@ -39,10 +39,11 @@ pub(crate) enum Change {
     Apply(Object),
     /// An object is gone: kind, namespace, name.
     Remove(Kind, String, String),
+    /// An object exists and cannot be read, for this reason: it counts as absent. Of the MeshConfig the last
+    /// readable one stays.
+    Unreadable(Kind, String, String, String),
     /// Everything that existed when the informer started has been shown.
     Listed(Kind),
-    /// Nothing that matters.
-    None,
 }
 
 type Key = (String, String);

@@ -86,14 +86,14 @@ where
                         error,
                         "MeshConfig {namespace}/{name} cannot be read, the last one stays"
                     );
-                    return Change::None;
+                } else {
+                    tracing::warn!(
+                        error,
+                        "{} {namespace}/{name} cannot be read, ignoring it",
+                        K::kind(&())
+                    );
                 }
-                tracing::warn!(
-                    error,
-                    "{} {namespace}/{name} cannot be read, ignoring it",
-                    K::kind(&())
-                );
-                Change::Remove(kind, namespace, name)
+                Change::Unreadable(kind, namespace, name, error)
             }
         }
     }
@@ -131,8 +131,8 @@ mod tests {
             assert_eq!(read.meta().name.as_deref(), Some("t"));
             match read.into_change(Kind::TrafficTarget) {
                 Change::Apply(_) => assert!(applied),
-                Change::Remove(Kind::TrafficTarget, namespace, name) => {
-                    assert!(!applied);
+                Change::Unreadable(Kind::TrafficTarget, namespace, name, why) => {
+                    assert!(!applied && why.contains("invalid type"), "{why}");
                     assert_eq!((namespace.as_str(), name.as_str()), ("n", "t"));
                 }
                 other => panic!("{other:?}"),

@@ -13,6 +13,7 @@ mod bootstrap;
 mod controller;
 #[cfg(test)]
 mod discovery_tests;
+mod events;
 #[cfg(test)]
 mod fake_api;
 mod gateway;
@@ -23,6 +24,7 @@ mod injector;
 mod issue;
 mod lenient;
 mod metrics;
+mod nacks;
 mod program;
 mod root;
 mod session;

@@ -31,12 +31,16 @@ pub(crate) enum Metric {
     Broadcasts,
     /// Requests of proxies.
     Requests,
+    /// Configurations that proxies refused.
+    Refusals,
     /// Streams refused because there are too many.
     Rejected,
     /// Certificates issued.
     CertificatesIssued,
     /// Answers of the admission webhooks.
     Admissions,
+    /// Kubernetes Events about objects, written or left out.
+    Events,
     /// The program's version.
     Version,
 }
@@ -44,16 +48,18 @@ pub(crate) enum Metric {
 // === impl Metric ===
 
 impl Metric {
-    const ALL: [Metric; 10] = [
+    const ALL: [Metric; 12] = [
         Metric::ApiEvents,
         Metric::ConnectedProxies,
         Metric::ResponsesSent,
         Metric::ResponsesFailed,
         Metric::Broadcasts,
         Metric::Requests,
+        Metric::Refusals,
         Metric::Rejected,
         Metric::CertificatesIssued,
         Metric::Admissions,
+        Metric::Events,
         Metric::Version,
     ];
 
@@ -97,6 +103,12 @@ impl Metric {
                 "Requests of proxies",
                 PROXY,
             ),
+            Metric::Refusals => (
+                "osm_proxy_nack_count",
+                Type::Counter,
+                "Configurations that proxies refused",
+                PROXY,
+            ),
             Metric::Rejected => (
                 "osm_proxy_max_connections_rejected",
                 Type::Counter,
@@ -114,6 +126,12 @@ impl Metric {
                 Type::Counter,
                 "Answers of the admission webhooks",
                 &["kind", "success"],
+            ),
+            Metric::Events => (
+                "osm_kubernetes_event_count",
+                Type::Counter,
+                "Kubernetes Events about objects by result: written, failed or dropped",
+                &["reason", "result"],
             ),
             Metric::Version => (
                 "osm_version_info",

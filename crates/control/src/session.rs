@@ -1,5 +1,6 @@
 //! One proxy's stream: compiled configuration in, responses out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use xds::server::{Kind, Mode, Request, Response, Stream};
 
 use crate::ads::{Incoming, Shared};
 use crate::metrics::Metric;
+use crate::nacks::{self, Pod};
 use crate::world::{World, Worlds};
 
 /// How long a proxy may take nothing from its stream before the stream ends.
@@ -24,7 +26,10 @@ pub(crate) struct Session {
     worlds: Worlds,
     identity: Identity,
     uuid: String,
+    pod: Pod,
     stream: Stream,
+    /// Kinds that the proxy refused and did not accept since.
+    refused: BTreeSet<Kind>,
 }
 
 // === impl Session ===
@@ -47,6 +52,7 @@ impl Session {
             return Err(Status::permission_denied(message));
         };
         check_account(&workload, &identity)?;
+        let pod = (workload.namespace.clone(), workload.name.clone());
         let snapshot = compile(&shared, world, workload).await?;
         let stream = Stream::new(mode, snapshot);
         tracing::info!(uuid, %identity, ?mode, "proxy connected");
@@ -55,7 +61,9 @@ impl Session {
             worlds,
             identity,
             uuid,
+            pod,
             stream,
+            refused: BTreeSet::new(),
         })
     }
 
@@ -105,6 +113,23 @@ impl Session {
         if let Some(nack) = outcome.nack {
             let (uuid, kind) = (&self.uuid, nack.kind.short());
             tracing::error!(uuid, identity = %self.identity, kind, reason = nack.message, "proxy refused its configuration");
+            self.count(Metric::Refusals, nack.kind);
+            let subjects = nacks::subjects(
+                &nack.message,
+                self.stream.resources(nack.kind),
+                &self.shared.mesh_config,
+            );
+            let nacks = &self.shared.nacks;
+            nacks.refused(uuid, &self.pod, nack.kind, &nack.message, subjects);
+            self.refused.insert(nack.kind);
+        }
+        if let Some(kind) = outcome.ack.filter(|kind| self.refused.remove(kind)) {
+            tracing::info!(
+                uuid = self.uuid,
+                kind = kind.short(),
+                "proxy accepts its configuration again"
+            );
+            self.shared.nacks.accepted(&self.uuid, kind);
         }
         Ok(outcome.responses)
     }
@@ -173,6 +198,9 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.shared.metrics.forget(&self.uuid);
+        if !self.refused.is_empty() {
+            self.shared.nacks.forget(&self.uuid);
+        }
     }
 }
 

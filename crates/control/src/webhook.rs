@@ -24,6 +24,9 @@ pub(crate) const MUTATE_PATH: &str = "/mutate-pod-creation";
 /// Path of the validating webhook.
 pub(crate) const VALIDATE_PATH: &str = "/validate";
 
+/// Seconds that the API server waits for checks without which an object is taken as well.
+const ADVICE_TIMEOUT: i32 = 5;
+
 /// Tries at writing a configuration: others may write it at the same time.
 const ATTEMPTS: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -38,7 +41,7 @@ pub(crate) fn mutating(
     let webhook = MutatingWebhook {
         name: "osm-inject.k8s.io".into(),
         client_config: client_config(args, "osm-injector", 9090, MUTATE_PATH, root_pem),
-        rules: Some(vec![rule(&["CREATE"], "*", "v1", &["pods"])]),
+        rules: Some(vec![rule(&["CREATE"], "*", &["v1"], &["pods"])]),
         failure_policy: Some("Fail".into()),
         match_policy: Some("Exact".into()),
         namespace_selector: Some(namespaces(args)),
@@ -60,35 +63,70 @@ pub(crate) fn validating(
     traffic_targets: bool,
     root_pem: &str,
 ) -> ValidatingWebhookConfiguration {
-    let written = ["CREATE", "UPDATE"];
-    let mut rules = vec![rule(
-        &written,
+    let written = |group: &str, version: &str, resources: &[&str]| {
+        rule(&["CREATE", "UPDATE"], group, &[version], resources)
+    };
+    let targets = written("access.smi-spec.io", "v1alpha3", &["traffictargets"]);
+    let mut refused = vec![written(
         "policy.openservicemesh.io",
         "v1alpha1",
-        &["ingressbackends", "egresses"],
+        &["ingressbackends", "egresses", "upstreamtrafficsettings"],
     )];
+    let mut advised = vec![
+        written(
+            "specs.smi-spec.io",
+            "v1alpha4",
+            &["httproutegroups", "tcproutes"],
+        ),
+        written("policy.openservicemesh.io", "v1alpha1", &["retries"]),
+        rule(
+            &["CREATE", "UPDATE"],
+            "split.smi-spec.io",
+            &["v1alpha2", "v1alpha4"],
+            &["trafficsplits"],
+        ),
+    ];
     if traffic_targets {
-        rules.push(rule(
-            &written,
-            "access.smi-spec.io",
-            "v1alpha3",
-            &["traffictargets"],
-        ));
+        refused.push(targets);
+    } else {
+        advised.push(targets);
     }
-    let webhook = ValidatingWebhook {
-        name: "osm-validator.k8s.io".into(),
-        client_config: client_config(args, "osm-validator", 9093, VALIDATE_PATH, root_pem),
-        rules: Some(rules),
-        failure_policy: Some("Fail".into()),
-        match_policy: Some("Exact".into()),
-        namespace_selector: Some(namespaces(args)),
-        side_effects: "NoneOnDryRun".into(),
-        admission_review_versions: vec!["v1".into()],
-        ..ValidatingWebhook::default()
+    let settings = rule(
+        &["CREATE", "UPDATE"],
+        "config.openservicemesh.io",
+        &["v1alpha1", "v1alpha2"],
+        &["meshconfigs"],
+    );
+    let webhook =
+        |name: &str, rules: Vec<RuleWithOperations>, selector: LabelSelector| ValidatingWebhook {
+            name: name.into(),
+            client_config: client_config(args, "osm-validator", 9093, VALIDATE_PATH, root_pem),
+            rules: Some(rules),
+            failure_policy: Some("Fail".into()),
+            match_policy: Some("Exact".into()),
+            namespace_selector: Some(selector),
+            side_effects: "NoneOnDryRun".into(),
+            admission_review_versions: vec!["v1".into()],
+            ..ValidatingWebhook::default()
+        };
+    // What upstream does not check must not come to depend on a controller that is there: a canary's weights, or
+    // the MeshConfig that mends the controller. What slips through is void, and its status says so.
+    let lenient = |webhook: ValidatingWebhook| ValidatingWebhook {
+        failure_policy: Some("Ignore".into()),
+        timeout_seconds: Some(ADVICE_TIMEOUT),
+        ..webhook
     };
     ValidatingWebhookConfiguration {
         metadata: metadata(args, name, "osm-controller"),
-        webhooks: Some(vec![webhook]),
+        webhooks: Some(vec![
+            webhook("osm-validator.k8s.io", refused, namespaces(args)),
+            lenient(webhook("osm-advisor.k8s.io", advised, namespaces(args))),
+            lenient(webhook(
+                "osm-control-plane-validator.k8s.io",
+                vec![settings],
+                control_plane(args),
+            )),
+        ]),
     }
 }
 
@@ -169,14 +207,31 @@ fn client_config(
     }
 }
 
-fn rule(operations: &[&str], group: &str, version: &str, resources: &[&str]) -> RuleWithOperations {
+fn rule(
+    operations: &[&str],
+    group: &str,
+    versions: &[&str],
+    resources: &[&str],
+) -> RuleWithOperations {
     let list = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect());
     RuleWithOperations {
         operations: list(operations),
         api_groups: list(&[group]),
-        api_versions: list(&[version]),
+        api_versions: list(versions),
         resources: list(resources),
         scope: None,
+    }
+}
+
+/// The control plane's own namespace.
+fn control_plane(args: &CommonArgs) -> LabelSelector {
+    let name = (
+        "kubernetes.io/metadata.name".to_owned(),
+        args.osm_namespace.clone(),
+    );
+    LabelSelector {
+        match_labels: Some([name].into()),
+        ..LabelSelector::default()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     core::{self, EndpointsFacts, PodFacts, ServiceFacts},
     object::{Kind, Object},
     osm, smi,
-    status::Statuses,
+    status::{self, Statuses},
 };
 
 /// What the index must know beside objects.
@@ -183,7 +183,7 @@ impl Index {
     pub fn build(&self) -> Built {
         let mut problems = Vec::new();
         let mut statuses = Statuses::new();
-        let settings = osm::mesh_settings(self, &mut problems);
+        let settings = osm::mesh_settings(self, self.mesh_config.as_ref(), &mut problems);
         let parts = MeshParts {
             services: core::services(self, &mut problems),
             workloads: core::workloads(self, &mut problems),
@@ -195,8 +195,14 @@ impl Index {
             retries: osm::retry_rules(self, &mut problems),
             settings,
         };
+        for (key, group) in self.monitored(&self.route_groups) {
+            if group.matches.is_empty() {
+                smi::check_group(key, group, &mut problems);
+            }
+        }
         problems.sort();
         problems.dedup();
+        status::complete(self, &problems, &mut statuses);
         Built {
             mesh: Mesh::new(parts),
             problems,
@@ -205,7 +211,7 @@ impl Index {
     }
 
     /// Whether objects of `namespace` belong to the mesh.
-    pub(crate) fn monitors(&self, namespace: &str) -> bool {
+    pub fn monitors(&self, namespace: &str) -> bool {
         self.namespaces.get(namespace).copied().unwrap_or(false)
     }
 

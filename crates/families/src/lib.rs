@@ -6,12 +6,14 @@
 
 mod core;
 mod index;
+mod judge;
 mod object;
 mod osm;
 mod smi;
 mod status;
 
 pub use index::{Built, Index, Key, Settings};
-pub use model::{Problem, Provenance};
+pub use judge::Judgement;
+pub use model::{Extent, Problem, Provenance};
 pub use object::{Kind, Object};
 pub use status::{Outcome, Statuses};

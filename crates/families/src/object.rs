@@ -9,6 +9,8 @@ use api::{
 };
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Pod, Service, ServiceAccount};
 
+use crate::index::Key;
+
 macro_rules! objects {
     ($($(#[$meta:meta])* $variant:ident($kind:ty)),* $(,)?) => {
         /// An object of a kind that matters to the mesh. Made by `From`.
@@ -29,6 +31,17 @@ macro_rules! objects {
                 match self {
                     $(Self::$variant(_) => Kind::$variant,)*
                 }
+            }
+
+            /// Namespace (empty for objects of the whole cluster) and name.
+            pub fn key(&self) -> Key {
+                let metadata = match self {
+                    $(Self::$variant(object) => &object.metadata,)*
+                };
+                (
+                    metadata.namespace.as_deref().unwrap_or_default().into(),
+                    metadata.name.as_deref().unwrap_or_default().into(),
+                )
             }
         }
 

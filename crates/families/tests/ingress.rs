@@ -125,8 +125,8 @@ fn outcome(world: &World, name: &str) -> Outcome {
 
 fn error(world: &World, name: &str) -> String {
     match outcome(world, name) {
-        Outcome::Error(reason) => reason,
-        Outcome::Committed => panic!("{name} is committed"),
+        Outcome::Error(reason) | Outcome::Conflict(reason) => reason,
+        other => panic!("{name}: {other:?}"),
     }
 }
 

@@ -76,7 +76,7 @@ fn cb_11_of_two_settings_for_a_host_the_first_counts_and_the_other_is_told() {
     setting(&mut world, "a", spec(1));
     setting(&mut world, "b", spec(2));
     assert_eq!(limits(&world).connections, Some(1));
-    let Outcome::Error(reason) = outcome(&world, "b") else {
+    let (Outcome::Error(reason) | Outcome::Conflict(reason)) = outcome(&world, "b") else {
         panic!("b is committed")
     };
     assert!(reason.contains("shop/a already"), "{reason}");

@@ -31,5 +31,5 @@ pub use policy::{
     Authorization, Backend, EgressPort, EgressProtocol, EgressRule, HttpGrant, HttpMatch,
     IngressClients, IngressRule, IngressTls, PortSet, Split,
 };
-pub use provenance::{Problem, Provenance};
+pub use provenance::{Extent, Problem, Provenance};
 pub use service::{CLUSTER_DOMAIN, Endpoint, Protocol, Service, ServicePort, Workload};

@@ -22,6 +22,19 @@ pub struct Problem {
     pub provenance: Provenance,
     /// What is wrong and what follows from it.
     pub message: String,
+    /// How much of the object it takes.
+    pub extent: Extent,
+}
+
+/// How much of an object a problem takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Extent {
+    /// A part of it has no effect.
+    Part,
+    /// Nothing of it has an effect.
+    Whole,
+    /// Nothing of it has an effect, because another object came first.
+    Conflict,
 }
 
 // === impl Provenance ===
@@ -45,11 +58,26 @@ impl Provenance {
         }
     }
 
-    /// This provenance as the subject of a problem.
+    /// This provenance as the subject of a problem that takes a part of the object.
     pub fn problem(&self, message: impl Into<String>) -> Problem {
+        self.with_extent(message, Extent::Part)
+    }
+
+    /// This provenance as the subject of a problem that takes the whole object.
+    pub fn void(&self, message: impl Into<String>) -> Problem {
+        self.with_extent(message, Extent::Whole)
+    }
+
+    /// This provenance as the object that has no effect because another one, which the message names, came first.
+    pub fn conflict(&self, message: impl Into<String>) -> Problem {
+        self.with_extent(message, Extent::Conflict)
+    }
+
+    fn with_extent(&self, message: impl Into<String>, extent: Extent) -> Problem {
         Problem {
             provenance: self.clone(),
             message: message.into(),
+            extent,
         }
     }
 }

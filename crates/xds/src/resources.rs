@@ -9,6 +9,7 @@ mod chain;
 mod cluster;
 mod limit;
 mod listener;
+mod origin;
 mod rbac;
 mod route;
 mod secret;
@@ -17,6 +18,8 @@ use std::{collections::BTreeMap, hash::Hasher, sync::Arc};
 
 use envoy_types::pb::google::protobuf::Any;
 use model::ProxyConfig;
+
+pub use origin::origins;
 
 /// Clusters.
 pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";

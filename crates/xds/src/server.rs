@@ -96,6 +96,8 @@ pub struct Outcome {
     pub responses: Vec<Response>,
     /// Set when the request refused a response.
     pub nack: Option<Nack>,
+    /// Set when the request accepted the newest response of this kind.
+    pub ack: Option<Kind>,
 }
 
 /// A request that ends the stream.

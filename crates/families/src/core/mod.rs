@@ -6,7 +6,7 @@ mod services;
 
 pub(crate) use endpoints::EndpointsFacts;
 pub(crate) use pods::{PodFacts, workloads};
-pub(crate) use services::{ServiceFacts, services};
+pub(crate) use services::{PortFacts, ServiceFacts, Target, services};
 
 use k8s_openapi::api::core::v1::Namespace;
 

@@ -32,11 +32,12 @@ pub(crate) fn egress_rules(index: &Index, problems: &mut Vec<Problem>) -> Vec<Eg
     }
     let policies = index.monitored(&index.egresses);
     policies
-        .filter_map(|(key, spec)| rule(index, key, spec, problems))
+        .filter_map(|(key, spec)| egress_rule(index, key, spec, problems))
         .collect()
 }
 
-fn rule(
+/// What one Egress opens; `None` if nothing.
+pub(crate) fn egress_rule(
     index: &Index,
     key: &Key,
     spec: &EgressSpec,
@@ -177,22 +178,22 @@ fn conditions(
         if kind == UPSTREAM_SETTING {
             let Some(setting) = index.upstream_settings.get(&target) else {
                 let message = "the UpstreamTrafficSetting does not exist: the policy is ignored";
-                return Err(rule.problem(message));
+                return Err(rule.void(message));
             };
             limits = egress_limits(setting)
-                .map_err(|message| rule.problem(format!("{message}: the policy is ignored")))?;
+                .map_err(|message| rule.void(format!("{message}: the policy is ignored")))?;
             continue;
         }
         if kind != ROUTE_GROUP {
             // A condition nobody can read must not be dropped: the policy would allow more.
             let group = &reference.api_group;
-            return Err(rule.problem(format!(
+            return Err(rule.void(format!(
                 "apiGroup {group:?} and kind: the policy is ignored"
             )));
         }
         let grants = grants.get_or_insert_default();
         match index.route_groups.get(&target) {
-            Some(group) => grants.extend(group_matches(group, &[], &rule, problems)),
+            Some(group) => grants.extend(group_matches(&target, group, &[], &rule, problems)),
             None => problems.push(rule.problem("E2004: the HTTPRouteGroup does not exist")),
         }
     }

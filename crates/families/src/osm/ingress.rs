@@ -11,13 +11,14 @@ use ipnet::IpNet;
 use model::{IngressClients, IngressRule, IngressTls, Problem, Provenance};
 
 use crate::{
+    core::{PortFacts, Target},
     index::{Index, Key},
     object::Kind,
     status::{Outcome, Statuses},
 };
 
 /// A port that a policy has opened already, and which.
-type Opened<'a> = BTreeMap<(&'a str, &'a str, u16), &'a Key>;
+pub(crate) type Opened<'a> = BTreeMap<(&'a str, &'a str, u16), &'a Key>;
 
 /// What the valid IngressBackends of monitored namespaces open, unless the feature is off. The outcome of
 /// each is told in its status.
@@ -36,15 +37,15 @@ pub(crate) fn ingress_rules(
     let mut rules = Vec::new();
     let mut opened = Opened::new();
     for (key, spec) in index.monitored(&index.ingress_backends) {
-        let provenance = Provenance::new("IngressBackend", &key.0, &key.1);
-        let outcome = match object(index, key, spec, &provenance, &mut opened) {
+        let outcome = match ingress_object(index, key, spec, &mut opened, problems) {
             Ok(made) => {
                 rules.extend(made);
                 Outcome::Committed
             }
-            Err(message) => {
-                problems.push(provenance.problem(format!("{message}: the object is ignored")));
-                Outcome::Error(message)
+            Err(problem) => {
+                let outcome = Outcome::without_effect(&problem);
+                problems.push(problem);
+                outcome
             }
         };
         statuses.insert((Kind::IngressBackend, key.clone()), outcome);
@@ -54,41 +55,72 @@ pub(crate) fn ingress_rules(
 
 /// The rules of one object. An error voids all of it: half an object would open what its author did not see
 /// as a whole.
-fn object<'a>(
+pub(crate) fn ingress_object<'a>(
     index: &Index,
     key: &'a Key,
     spec: &'a IngressBackendSpec,
-    provenance: &Provenance,
     opened: &mut Opened<'a>,
-) -> Result<Vec<IngressRule>, String> {
+    problems: &mut Vec<Problem>,
+) -> Result<Vec<IngressRule>, Problem> {
+    let provenance = Provenance::new("IngressBackend", &key.0, &key.1);
+    let void = |message: String| provenance.void(message);
     if !spec.matches.is_empty() {
         // Upstream accepts and ignores them; whoever wrote them wanted less to be open.
-        return Err("matches is not supported".to_owned());
+        return Err(provenance.void("matches is not supported"));
     }
-    let clients = Clients::new(index, spec)?;
+    let clients = Clients::new(index, spec).map_err(void)?;
     let mut rules = Vec::new();
     let mut ports = Vec::new();
     for backend in &spec.backends {
         let port = (key.0.as_ref(), backend.name.as_str(), backend.port.number);
         if let Some(other) = opened.get(&port) {
             let (name, number) = (&backend.name, backend.port.number);
-            return Err(format!(
+            return Err(provenance.conflict(format!(
                 "backend {name} port {number} conflicts with IngressBackend {}/{}",
                 other.0, other.1
-            ));
+            )));
         }
         ports.push(port);
+        report_backend(index, key, backend, &provenance, problems);
         rules.push(IngressRule {
             provenance: provenance.rule(format!("backend {}", backend.name)),
             namespace: key.0.clone(),
             service: backend.name.as_str().into(),
             port: backend.port.number,
             sources: clients.networks.clone(),
-            tls: tls(backend, &clients)?,
+            tls: tls(backend, &clients).map_err(void)?,
         });
     }
     opened.extend(ports.into_iter().map(|port| (port, key)));
     Ok(rules)
+}
+
+/// Reports a backend that opens nothing: its number is that of the pods' port, not of the Service's (ING-09).
+fn report_backend(
+    index: &Index,
+    key: &Key,
+    backend: &BackendSpec,
+    provenance: &Provenance,
+    problems: &mut Vec<Problem>,
+) {
+    let provenance = provenance.rule(format!("backend {}", backend.name));
+    let service: Key = (key.0.clone(), backend.name.as_str().into());
+    let Some(facts) = index.services.get(&service) else {
+        problems.push(provenance.problem("the Service does not exist: nothing is opened"));
+        return;
+    };
+    let number = backend.port.number;
+    let leads = |port: &PortFacts| match &port.target {
+        Target::Number(target) => *target == number,
+        // Which number that is depends on the pod.
+        Target::Name(_) => true,
+    };
+    if !facts.ports.iter().any(leads) {
+        let message = format!(
+            "no port of the Service has the targetPort {number}, which port.number means: nothing is opened"
+        );
+        problems.push(provenance.problem(message));
+    }
 }
 
 /// The sources of an object.

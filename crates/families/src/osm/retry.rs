@@ -38,7 +38,7 @@ pub(crate) fn retry_rules(index: &Index, problems: &mut Vec<Problem>) -> Vec<Ret
     }
     let mut rules = Vec::new();
     for (key, spec) in index.monitored(&index.retries) {
-        match rule(key, spec, problems) {
+        match retry_rule(index, key, spec, problems) {
             Ok(rule) => rules.push(rule),
             Err(problem) => problems.push(problem),
         }
@@ -46,22 +46,36 @@ pub(crate) fn retry_rules(index: &Index, problems: &mut Vec<Problem>) -> Vec<Ret
     rules
 }
 
-fn rule(key: &Key, spec: &RetrySpec, problems: &mut Vec<Problem>) -> Result<RetryRule, Problem> {
+/// What one Retry sets.
+pub(crate) fn retry_rule(
+    index: &Index,
+    key: &Key,
+    spec: &RetrySpec,
+    problems: &mut Vec<Problem>,
+) -> Result<RetryRule, Problem> {
     let provenance = Provenance::new("Retry", &key.0, &key.1);
     let source = &spec.source;
     if source.kind != "ServiceAccount" {
         let kind = &source.kind;
         let message =
             format!("source.kind is {kind:?}, not \"ServiceAccount\": the object is ignored");
-        return Err(provenance.problem(message));
+        return Err(provenance.void(message));
     }
     let mut services = Vec::new();
     for destination in &spec.destinations {
         if destination.kind == "Service" {
-            services.push((
+            let service: Key = (
                 destination.namespace.as_str().into(),
                 destination.name.as_str().into(),
-            ));
+            );
+            if !index.services.contains_key(&service) {
+                let (namespace, name) = &service;
+                let message = format!(
+                    "destinations: Service {namespace}/{name} does not exist: no effect yet"
+                );
+                problems.push(provenance.problem(message));
+            }
+            services.push(service);
         } else {
             let kind = &destination.kind;
             let message = format!("destinations: kind {kind:?} is not \"Service\": it is ignored");
@@ -70,7 +84,7 @@ fn rule(key: &Key, spec: &RetrySpec, problems: &mut Vec<Problem>) -> Result<Retr
     }
     let conditions = conditions(&spec.retry_policy.retry_on, &provenance, problems);
     let policy = policy(&spec.retry_policy, &conditions)
-        .map_err(|message| provenance.problem(format!("{message}: the object is ignored")))?;
+        .map_err(|message| provenance.void(format!("{message}: the object is ignored")))?;
     Ok(RetryRule {
         source: ServiceAccount::new(source.namespace.as_str(), source.name.as_str()),
         services,

@@ -11,12 +11,16 @@ use crate::index::Index;
 const AUTHORIZATION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The settings; without a MeshConfig nothing is allowed.
-pub(crate) fn mesh_settings(index: &Index, problems: &mut Vec<Problem>) -> MeshSettings {
+pub(crate) fn mesh_settings(
+    index: &Index,
+    config: Option<&MeshConfigSpec>,
+    problems: &mut Vec<Problem>,
+) -> MeshSettings {
     let mut settings = MeshSettings {
         trust_domain: index.settings.trust_domain.as_str().into(),
         ..MeshSettings::default()
     };
-    let Some(config) = &index.mesh_config else {
+    let Some(config) = config else {
         let message = "the object does not exist: nothing is allowed";
         problems.push(index.mesh_config_provenance().problem(message));
         return settings;

@@ -28,16 +28,15 @@ pub(crate) fn upstream_settings(
     let mut settings = Vec::new();
     let mut hosts: BTreeMap<(&str, &str), &Key> = BTreeMap::new();
     for (key, spec) in index.monitored(&index.upstream_settings) {
-        let provenance = Provenance::new("UpstreamTrafficSetting", &key.0, &key.1);
-        report_unsupported(spec, &provenance, problems);
-        let outcome = match setting(key, spec, &provenance, &mut hosts) {
+        let outcome = match upstream_object(index, key, spec, &mut hosts, problems) {
             Ok(made) => {
                 settings.extend(made);
                 Outcome::Committed
             }
-            Err(message) => {
-                problems.push(provenance.problem(format!("{message}: the object is ignored")));
-                Outcome::Error(message)
+            Err(problem) => {
+                let outcome = Outcome::without_effect(&problem);
+                problems.push(problem);
+                outcome
             }
         };
         statuses.insert((Kind::UpstreamTrafficSetting, key.clone()), outcome);
@@ -51,19 +50,61 @@ pub(crate) fn egress_limits(spec: &UpstreamTrafficSettingSpec) -> Result<Connect
 }
 
 /// What one object sets; `None` for a host that is no service of its namespace, which an Egress may refer to.
-fn setting<'a>(
+pub(crate) fn upstream_object<'a>(
+    index: &Index,
     key: &'a Key,
     spec: &'a UpstreamTrafficSettingSpec,
-    provenance: &Provenance,
     hosts: &mut BTreeMap<(&'a str, &'a str), &'a Key>,
-) -> Result<Option<UpstreamSetting>, String> {
+    problems: &mut Vec<Problem>,
+) -> Result<Option<UpstreamSetting>, Problem> {
+    let provenance = Provenance::new("UpstreamTrafficSetting", &key.0, &key.1);
+    report_unsupported(spec, &provenance, problems);
     if let Some(other) = hosts.insert((&key.0, &spec.host), key) {
         hosts.insert((&key.0, &spec.host), other);
-        return Err(format!(
+        return Err(provenance.conflict(format!(
             "host {} is that of UpstreamTrafficSetting {}/{} already",
             spec.host, other.0, other.1
-        ));
+        )));
     }
+    let made = setting(key, spec, &provenance).map_err(|message| provenance.void(message))?;
+    let host = &spec.host;
+    match &made {
+        Some(made)
+            if !index
+                .services
+                .contains_key(&(key.0.clone(), made.service.clone())) =>
+        {
+            let message = format!("host {host}: the Service does not exist: no effect yet");
+            problems.push(provenance.problem(message));
+        }
+        None if !is_referred_to(index, key) => {
+            let message = format!(
+                "host {host} is no Service of namespace {}, and no Egress refers to the object: no effect",
+                key.0
+            );
+            problems.push(provenance.void(message));
+        }
+        _ => {}
+    }
+    Ok(made)
+}
+
+/// Whether an Egress of the namespace names the setting.
+fn is_referred_to(index: &Index, key: &Key) -> bool {
+    let mut egresses = index.monitored(&index.egresses);
+    egresses.any(|(other, egress)| {
+        let mut references = egress.matches.iter();
+        other.0 == key.0
+            && references
+                .any(|entry| entry.kind == "UpstreamTrafficSetting" && *entry.name == *key.1)
+    })
+}
+
+fn setting(
+    key: &Key,
+    spec: &UpstreamTrafficSettingSpec,
+    provenance: &Provenance,
+) -> Result<Option<UpstreamSetting>, String> {
     let connections = connections(spec.connection_settings.as_ref())?;
     let suffix = format!(".{}.svc.{CLUSTER_DOMAIN}", key.0);
     let Some(service) = spec.host.strip_suffix(&suffix) else {

@@ -4,6 +4,6 @@ mod routes;
 mod split;
 mod target;
 
-pub(crate) use routes::group_matches;
-pub(crate) use split::splits;
-pub(crate) use target::authorizations;
+pub(crate) use routes::{check_group, group_matches};
+pub(crate) use split::{split, splits};
+pub(crate) use target::{authorization, authorizations};

@@ -6,8 +6,12 @@ use api::specs::v1alpha4::{HTTPMatch, HTTPRouteGroupSpec};
 use model::{HttpGrant, HttpMatch, Problem, Provenance};
 use regex::Regex;
 
-/// The matches of a group as grants; `only` names the ones wanted (empty = all). Invalid ones are void.
+use crate::index::Key;
+
+/// The matches of a group as grants; `only` names the ones wanted (empty = all). Invalid ones are void, which
+/// both the group and who refers to it (`provenance`) are told.
 pub(crate) fn group_matches(
+    key: &Key,
     group: &HTTPRouteGroupSpec,
     only: &[String],
     provenance: &Provenance,
@@ -31,11 +35,34 @@ pub(crate) fn group_matches(
                 provenance,
             }),
             Err(message) => {
-                problems.push(provenance.problem(format!("{message}: the match is void")))
+                let message = format!("{message}: the match is void");
+                problems.push(own(key).rule(found.name.as_str()).problem(message.as_str()));
+                problems.push(provenance.problem(message));
             }
         }
     }
     grants
+}
+
+/// Reports what of a group is void or ambiguous, whether or not anybody refers to it.
+pub(crate) fn check_group(key: &Key, group: &HTTPRouteGroupSpec, problems: &mut Vec<Problem>) {
+    let mut names = BTreeSet::new();
+    for found in &group.matches {
+        let own = own(key).rule(found.name.as_str());
+        if let Err(message) = http_match(found) {
+            problems.push(own.problem(format!("{message}: the match is void")));
+        }
+        if !names.insert(found.name.as_str()) {
+            problems.push(own.problem("several matches have this name: they count as one"));
+        }
+    }
+    if group.matches.is_empty() {
+        problems.push(own(key).void("E2006: the group has no matches"));
+    }
+}
+
+fn own(key: &Key) -> Provenance {
+    Provenance::new("HTTPRouteGroup", &key.0, &key.1)
 }
 
 fn with_part(provenance: &Provenance, name: &str) -> Provenance {
@@ -172,15 +199,36 @@ mod tests {
             ],
         };
         let mut problems = Vec::new();
-        let provenance = Provenance::new("HTTPRouteGroup", "ns", "group");
-        let grants = group_matches(&group, &[], &provenance, &mut problems);
+        let key: Key = ("ns".into(), "group".into());
+        let provenance =
+            Provenance::new("TrafficTarget", "ns", "target").rule("HTTPRouteGroup/group");
+        let grants = group_matches(&key, &group, &[], &provenance, &mut problems);
         assert_eq!(grants.len(), 1);
         assert_eq!(grants[0].matches.path.as_deref(), Some("/ok"));
-        assert_eq!(problems.len(), 2);
-        assert!(
-            problems[0]
-                .to_string()
-                .contains("HTTPRouteGroup ns/group bad: pathRegex \"(\"")
-        );
+        let told: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        for (line, start) in told.iter().zip([
+            "HTTPRouteGroup ns/group bad: pathRegex \"(\"",
+            "TrafficTarget ns/target HTTPRouteGroup/group/bad: pathRegex \"(\"",
+            "HTTPRouteGroup ns/group m: headers",
+            "TrafficTarget ns/target HTTPRouteGroup/group/m: headers",
+        ]) {
+            assert!(line.starts_with(start), "{told:?}");
+        }
+        assert_eq!(told.len(), 4);
+    }
+
+    #[test]
+    fn a_group_is_checked_on_its_own() {
+        let mut problems = Vec::new();
+        let key: Key = ("ns".into(), "group".into());
+        check_group(&key, &HTTPRouteGroupSpec::default(), &mut problems);
+        let group = HTTPRouteGroupSpec {
+            matches: vec![found("(", &[], &[]), found("/ok", &[], &[])],
+        };
+        check_group(&key, &group, &mut problems);
+        let told: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        assert!(told[0].contains("E2006"), "{told:?}");
+        assert!(told[1].contains("m: pathRegex \"(\""), "{told:?}");
+        assert!(told[2].contains("several matches"), "{told:?}");
     }
 }

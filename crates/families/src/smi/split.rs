@@ -6,7 +6,10 @@ use api::split::v1alpha4::{TrafficSplitBackend, TrafficSplitSpec};
 use model::{Backend, HttpMatch, Problem, Provenance, Split};
 
 use super::group_matches;
-use crate::index::{Index, Key};
+use crate::{
+    core::ServiceFacts,
+    index::{Index, Key},
+};
 
 /// Fractions of weights are kept to this precision.
 const FRACTION: f64 = 1000.0;
@@ -22,7 +25,8 @@ pub(crate) fn splits(index: &Index, problems: &mut Vec<Problem>) -> Vec<Split> {
         .collect()
 }
 
-fn split(
+/// What one TrafficSplit spreads; `None` if nothing.
+pub(crate) fn split(
     index: &Index,
     key: &Key,
     spec: &TrafficSplitSpec,
@@ -34,12 +38,17 @@ fn split(
             "service {:?} is not a service of namespace {}: the object is ignored",
             spec.service, key.0
         );
-        problems.push(provenance.problem(message));
+        problems.push(provenance.void(message));
         return None;
     };
-    let backends = backends(index, key, &spec.backends, &provenance, problems);
+    let facts = index.services.get(&(key.0.clone(), apex.clone()));
+    if facts.is_none() {
+        let message = format!("service {apex}: the Service does not exist: no effect yet");
+        problems.push(provenance.problem(message));
+    }
+    let backends = backends(index, key, facts, &spec.backends, &provenance, problems);
     if backends.iter().all(|backend| backend.weight == 0) {
-        problems.push(provenance.problem("no backend has a weight: the service is unreachable"));
+        problems.push(provenance.problem("all weights are zero: the service is unreachable"));
     }
     Some(Split {
         matches: matches(index, key, spec, &provenance, problems),
@@ -48,6 +57,25 @@ fn split(
         apex,
         backends,
     })
+}
+
+/// Reports a backend that lacks ports of the apex: it is left out there (SPLIT-11).
+fn report_ports(
+    apex: Option<&ServiceFacts>,
+    backend: &ServiceFacts,
+    provenance: &Provenance,
+    problems: &mut Vec<Problem>,
+) {
+    let ports = apex.map_or(&[][..], |apex| &apex.ports);
+    for port in ports {
+        if !backend.ports.iter().any(|own| own.port == port.port) {
+            let message = format!(
+                "the Service has no port {}: it gets nothing there",
+                port.port
+            );
+            problems.push(provenance.problem(message));
+        }
+    }
 }
 
 /// The service's own name out of `svc`, `svc.ns` or the full name, if it is in `namespace`.
@@ -68,6 +96,7 @@ fn service_name(name: &str, namespace: &str) -> Option<Arc<str>> {
 fn backends(
     index: &Index,
     key: &Key,
+    apex: Option<&ServiceFacts>,
     backends: &[TrafficSplitBackend],
     provenance: &Provenance,
     problems: &mut Vec<Problem>,
@@ -81,11 +110,11 @@ fn backends(
             problems.push(provenance.problem("not a service of this namespace: it gets nothing"));
             continue;
         };
-        if !index
-            .services
-            .contains_key(&(key.0.clone(), service.clone()))
-        {
-            problems.push(provenance.problem("the service does not exist: it gets nothing"));
+        match index.services.get(&(key.0.clone(), service.clone())) {
+            None => {
+                problems.push(provenance.problem("the service does not exist: it gets nothing"))
+            }
+            Some(facts) => report_ports(apex, facts, &provenance, problems),
         }
         if !(backend.weight >= 0.0 && backend.weight.is_finite()) {
             let message = format!("weight {} is not valid: it gets nothing", backend.weight);
@@ -115,16 +144,16 @@ fn matches(
     let mut conditions = Vec::new();
     for reference in &spec.matches {
         let provenance = provenance.rule(format!("{}/{}", reference.kind, reference.name));
-        let group = (key.0.clone(), reference.name.as_str().into());
+        let target: Key = (key.0.clone(), reference.name.as_str().into());
         let group = index
             .route_groups
-            .get(&group)
+            .get(&target)
             .filter(|_| reference.kind == "HTTPRouteGroup");
         let Some(group) = group else {
             problems.push(provenance.problem("E2005: the HTTPRouteGroup does not exist"));
             continue;
         };
-        let grants = group_matches(group, &[], &provenance, problems);
+        let grants = group_matches(&target, group, &[], &provenance, problems);
         conditions.extend(grants.into_iter().map(|grant| grant.matches));
     }
     Some(conditions)

@@ -16,7 +16,8 @@ pub(crate) fn authorizations(index: &Index, problems: &mut Vec<Problem>) -> Vec<
         .collect()
 }
 
-fn authorization(
+/// What one TrafficTarget grants; `None` if nothing.
+pub(crate) fn authorization(
     index: &Index,
     key: &Key,
     target: &TrafficTargetSpec,
@@ -26,7 +27,7 @@ fn authorization(
     let destination = match destination(key, target) {
         Ok(destination) => destination,
         Err(message) => {
-            problems.push(provenance.problem(format!("{message}: the object is ignored")));
+            problems.push(provenance.void(format!("{message}: the object is ignored")));
             return None;
         }
     };
@@ -46,7 +47,7 @@ fn authorization(
     }
     let (tcp, http) = (rules.tcp, rules.http);
     if tcp.is_none() && http.is_empty() {
-        problems.push(provenance.problem("its rules allow nothing"));
+        problems.push(provenance.void("its rules allow nothing"));
         return None;
     }
     Some(Authorization {
@@ -105,7 +106,7 @@ fn sources(
         }
     }
     if sources.is_empty() {
-        problems.push(provenance.problem("it has no valid source: nobody is allowed"));
+        problems.push(provenance.void("it has no valid source: nobody is allowed"));
     }
     sources
 }
@@ -149,14 +150,14 @@ impl Rules<'_> {
         if rule.kind == "TCPRoute" {
             let Some(route) = self.index.tcp_routes.get(&reference) else {
                 let message = "the TCPRoute does not exist: the TrafficTarget allows nothing";
-                return Err(provenance.problem(message));
+                return Err(provenance.void(message));
             };
             self.add_ports(&route.matches.ports, &provenance, problems);
             return Ok(());
         }
         match self.index.route_groups.get(&reference) {
             Some(group) => {
-                let grants = group_matches(group, &rule.matches, &provenance, problems);
+                let grants = group_matches(&reference, group, &rule.matches, &provenance, problems);
                 self.http.extend(grants);
             }
             None => {

@@ -27,7 +27,9 @@ use prost::{
 pub(super) const MESH_ALPN: &str = "osm";
 
 /// Key of our entry in filter metadata.
-const METADATA: &str = "osm";
+pub(super) const METADATA: &str = "osm";
+/// Field of the entry that says where a thing came from.
+pub(super) const ORIGIN: &str = "origin";
 
 pub(super) fn any<M: Message + Name>(message: &M) -> Any {
     Any {
@@ -112,7 +114,7 @@ pub(super) fn ads() -> Option<ConfigSource> {
 /// Where it came from, for explanations. A single entry: map order would not be stable.
 pub(super) fn origin(provenance: &Provenance) -> Option<Metadata> {
     let text = value::Kind::StringValue(provenance.to_string());
-    let fields = HashMap::from([("origin".to_owned(), Value { kind: Some(text) })]);
+    let fields = HashMap::from([(ORIGIN.to_owned(), Value { kind: Some(text) })]);
     Some(Metadata {
         filter_metadata: HashMap::from([(METADATA.to_owned(), Struct { fields })]),
         ..Default::default()

@@ -96,6 +96,8 @@ impl Stream {
         if current {
             state.answered = true;
             outcome.nack = request.refusal.map(|message| Nack { kind, message });
+            // Later requests with the nonce change the subscription; they say nothing of the content.
+            outcome.ack = Some(kind).filter(|_| !repeated && outcome.nack.is_none());
         }
         match self.mode {
             Mode::StateOfTheWorld => {
@@ -147,6 +149,11 @@ impl Stream {
             sent_clusters: unfinished.is_some_and(|push| push.sent_clusters),
         });
         self.advance(now)
+    }
+
+    /// The resources of a kind as they are to be, by name.
+    pub fn resources(&self, kind: Kind) -> &BTreeMap<String, Resource> {
+        resources(&self.target, kind)
     }
 
     /// When [`Stream::tick`] has to be called at the latest, if a push is waiting.

@@ -323,6 +323,7 @@ fn a_refused_configuration_is_reported_and_not_sent_again_until_it_changes() {
             .stream
             .request(nack(&response, &asked), harness.now)
             .unwrap();
+        assert_eq!(outcome.ack, None, "a refusal is no acceptance");
         assert_eq!(
             outcome.nack,
             Some(Nack {
