@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::access::{Line, Logger, milliseconds, timestamp};
 use crate::chain::Arrival;
 use crate::http::filters::local_rate_limit::{Limiter, LocalRateLimit};
+use crate::http::server::Serving;
 use crate::inspect;
 use crate::listener::{Chain, ClientCert, Listener, Terminal};
 use crate::net::{Socket, Stream, canonical};
@@ -73,13 +74,19 @@ pub async fn serve(
         return;
     };
     let logged = logged(&connection);
-    let serving: Pin<Box<dyn Future<Output = ()> + Send>> = match &connection.chain.terminal {
-        Terminal::Tcp(_) => Box::pin(tcp::serve(stream, connection)),
-        Terminal::Http(_) => Box::pin(http::server::serve(stream, connection)),
+    let beginning = match &connection.chain.terminal {
+        Terminal::Tcp(_) => Beginning::Tcp(Box::pin(tcp::serve(stream, connection))),
+        Terminal::Http(_) => Beginning::Http(Box::pin(http::server::begin(stream, connection))),
     };
     // A task of its own: a connection rests far longer than it arrives, and must not carry the size of a handshake then.
     tokio::spawn(async move {
-        serving.await;
+        let serving = match beginning {
+            Beginning::Tcp(serving) => Some(serving),
+            Beginning::Http(begins) => begins.await,
+        };
+        if let Some(serving) = serving {
+            serving.await;
+        }
         if let Some((mut line, connection)) = logged {
             line.duration = line.begun.map_or(0, |begun| milliseconds(begun.elapsed()));
             let shared = &connection.worker.shared;
@@ -87,6 +94,14 @@ pub async fn serve(
         }
         drop((holds, place));
     });
+}
+
+/// What a connection's own task begins with.
+enum Beginning {
+    /// The bytes pass.
+    Tcp(Serving),
+    /// What follows depends on the HTTP the client speaks.
+    Http(Pin<Box<dyn Future<Output = Option<Serving>> + Send>>),
 }
 
 /// The line of a connection whose listener logs connections.

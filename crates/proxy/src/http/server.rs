@@ -1,5 +1,6 @@
 //! The server side of a connection: which HTTP it is, and what all its requests share.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::{h1, h2};
 use crate::connection::{Connection, is_http2};
 use crate::listener::{Codec, HttpManager, Terminal};
 use crate::net::{Replay, Stream};
+use crate::stats::{Counter, Gauge};
 
 /// How long a client may take for its first bytes where the connection manager sets no idle timeout.
 const FIRST_BYTES: Duration = Duration::from_secs(600);
@@ -30,17 +32,18 @@ pub struct HttpConnection {
     idle_since: AtomicU64,
 }
 
-/// Serves one connection to its end.
-pub async fn serve(stream: Stream, connection: Arc<Connection>) {
+/// The rest of a connection's life.
+pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Learns which HTTP the client speaks. What serves the connection from then on is another future: a connection rests
+/// far longer than it begins, and carries only what rests.
+pub async fn begin(stream: Stream, connection: Arc<Connection>) -> Option<Serving> {
     let Terminal::Http(manager) = &connection.chain.terminal else {
-        return;
+        return None;
     };
-    // Boxed, all of them: a resting connection carries only what rests.
-    let Some((stream, prefix, is_http2)) = Box::pin(sniff(stream, manager)).await else {
-        return;
-    };
+    let (stream, prefix, is_http2) = Box::pin(sniff(stream, manager)).await?;
     let http = Arc::new(HttpConnection {
-        connection: connection.clone(),
+        connection,
         is_http2,
         opened: Instant::now(),
         draining: AtomicBool::new(false),
@@ -48,22 +51,15 @@ pub async fn serve(stream: Stream, connection: Arc<Connection>) {
         requests: AtomicU64::new(0),
         idle_since: AtomicU64::new(0),
     });
-    let stats = connection.http_stats();
-    let (total, active) = if is_http2 {
-        (&stats.http2_connections, &stats.http2_connections_active)
-    } else {
-        (&stats.http1_connections, &stats.http1_connections_active)
-    };
+    let (total, active) = http.counters();
     total.increment();
     active.add(1);
     if is_http2 {
         let stream = Replay::with_prefix(prefix.freeze(), stream);
-        Box::pin(h2::serve(stream, http, manager)).await;
-    } else {
-        let server = Box::new(h1::Server::new(stream, prefix, manager));
-        Box::pin(h1::serve(server, http, manager)).await;
+        return Some(Box::pin(h2::serve(stream, http)));
     }
-    active.add(-1);
+    let server = Box::new(h1::Server::new(stream, prefix, http.manager()?));
+    Some(Box::pin(h1::serve(server, http)))
 }
 
 /// Learns which HTTP the client speaks, and what was read for that.
@@ -79,7 +75,22 @@ async fn sniff(mut stream: Stream, manager: &HttpManager) -> Option<(Stream, Byt
     Some((stream, prefix, is_http2))
 }
 
+impl Drop for HttpConnection {
+    fn drop(&mut self) {
+        self.counters().1.add(-1);
+    }
+}
+
 impl HttpConnection {
+    /// Connections of this HTTP: all, and those that are open.
+    fn counters(&self) -> (&Counter, &Gauge) {
+        let stats = self.connection.http_stats();
+        match self.is_http2 {
+            true => (&stats.http2_connections, &stats.http2_connections_active),
+            false => (&stats.http1_connections, &stats.http1_connections_active),
+        }
+    }
+
     /// The chain's connection manager.
     pub fn manager(&self) -> Option<&HttpManager> {
         match &self.connection.chain.terminal {

@@ -1,7 +1,7 @@
 //! rustls configurations from contexts and their secrets.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ca::Verifier;
 use rustls::client::Resumption;
@@ -12,6 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion, version};
 use rustls_pki_types::ServerName;
 
+use super::sessions::Sessions;
 use super::verify::Peers;
 use super::{
     CertificateSource, DownstreamTls, Fixed, Inputs, OwnCertificate, TlsClient, TlsContext,
@@ -82,7 +83,7 @@ pub fn client(
     config.alpn_protocols = alpn(&tls.common);
     config.resumption = match tls.sessions {
         0 => Resumption::disabled(),
-        sessions => Resumption::in_memory_sessions(sessions),
+        sessions => Resumption::store(Arc::new(Sessions::new(sessions))),
     };
     config.enable_sni = !tls.sni.is_empty() || tls.sni_of_host;
     let name = if tls.sni.is_empty() {
@@ -147,7 +148,12 @@ fn alpn(context: &TlsContext) -> Vec<Vec<u8>> {
 
 /// The provider with the configured key exchanges and TLS 1.2 suites; the suites of TLS 1.3 are fixed, AES-GCM first.
 fn provider(context: &TlsContext) -> Arc<CryptoProvider> {
-    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    static DEFAULT: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    let default = DEFAULT.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    if context.curves.is_empty() && context.ciphers.is_empty() {
+        return default.clone(); // One for all: ten thousand clusters would have as many.
+    }
+    let mut provider = CryptoProvider::clone(default);
     if !context.curves.is_empty() {
         let known = |name: &String| CURVES.iter().find(|(known, _)| known == name);
         provider.kx_groups = context

@@ -2,6 +2,7 @@
 
 mod build;
 mod names;
+mod sessions;
 mod verify;
 
 use std::sync::Arc;

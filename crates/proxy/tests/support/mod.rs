@@ -7,6 +7,7 @@
     clippy::indexing_slicing
 )]
 
+pub mod calls;
 pub mod peers;
 
 use std::net::SocketAddr;

@@ -65,7 +65,10 @@ enum Arrival {
 }
 
 /// Serves a connection of which `prefix` has been read already.
-pub async fn serve(server: Box<Server>, http: Arc<HttpConnection>, manager: &HttpManager) {
+pub async fn serve(server: Box<Server>, http: Arc<HttpConnection>) {
+    let Some(manager) = http.manager() else {
+        return;
+    };
     let mut server = server;
     let mut drain = Drain::new(&http.connection);
     loop {

@@ -77,7 +77,10 @@ struct Driver<'a> {
 }
 
 /// Serves a connection of which `prefix` has been read already.
-pub async fn serve(stream: Replay<Stream>, http: Arc<HttpConnection>, manager: &HttpManager) {
+pub async fn serve(stream: Replay<Stream>, http: Arc<HttpConnection>) {
+    let Some(manager) = http.manager() else {
+        return;
+    };
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(manager.h2.max_concurrent_streams)
@@ -110,7 +113,7 @@ pub async fn serve(stream: Replay<Stream>, http: Arc<HttpConnection>, manager: &
         resets: Arc::default(),
         window_end: Instant::now() + RESET_WINDOW,
         pulse: Box::pin(sleep(pulse(manager))),
-        http,
+        http: http.clone(),
         manager,
     };
     poll_fn(|cx| driver.poll(cx)).await;
