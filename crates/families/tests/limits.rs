@@ -6,7 +6,10 @@ mod support;
 use std::time::Duration;
 
 use families::{Kind, Outcome};
-use model::{Access, ConnectionLimits, ProxyConfig, RouteMatch, TokenBucket, VirtualHost};
+use model::{
+    Access, ConnectionLimits, Counted, DescriptorEntry, HeaderIs, ProxyConfig, RouteMatch,
+    TokenBucket, UpstreamHttp, VirtualHost,
+};
 use serde_json::{Value, json};
 use support::{World, http_rules, shop::shop};
 
@@ -60,6 +63,7 @@ fn cb_02_10_limits_are_the_clients_and_go_with_the_object() {
         retries: Some(4),
         requests_per_connection: None,
         connect_timeout: Some(Duration::from_secs(2)),
+        breaker: None,
     };
     assert_eq!(limits(&world), expected);
     assert_eq!(outcome(&world, "s"), Outcome::Committed);
@@ -370,4 +374,263 @@ fn an_authorizer_that_cannot_be_asked_lets_nobody_in() {
         json!({"enable": true, "address": "", "port": 9191, "failureModeAllow": true}),
     );
     assert!(!nobody(&world));
+}
+
+#[test]
+fn cb_06_to_09_a_breaker_stands_at_the_client() {
+    let mut world = open();
+    let breaking = |breaking: Value| json!({"host": HOST, "connectionSettings": {"http": {"circuitBreaking": breaking}}});
+    let given = json!({
+        "statTimeWindow": "1m", "minRequestAmount": 200, "errorAmountThreshold": 100, "slowTimeThreshold": "200ms",
+        "slowRatioThreshold": 0.1, "degradedTimeWindow": "10s", "degradedStatusCode": 503,
+        "degradedResponseContent": "Service Unavailable!",
+    });
+    setting(&mut world, "s", breaking(given));
+    let breaker = limits(&world).breaker.unwrap();
+    assert_eq!(breaker.window, Duration::from_secs(60));
+    assert_eq!(
+        (breaker.errors.amount, breaker.errors.share),
+        (Some(100), None)
+    );
+    assert_eq!(
+        (breaker.slow.amount, breaker.slow.share),
+        (None, Some(100_000))
+    );
+    assert_eq!(
+        (breaker.status, &*breaker.body),
+        (503, "Service Unavailable!")
+    );
+    // Defaults of osm-edge.
+    setting(
+        &mut world,
+        "s",
+        breaking(json!({"errorRatioThreshold": 0.5})),
+    );
+    let breaker = limits(&world).breaker.unwrap();
+    assert_eq!(
+        (breaker.window, breaker.open_for),
+        (Duration::from_secs(30), Duration::from_secs(30))
+    );
+    assert_eq!(
+        (breaker.min_requests, breaker.slow_after),
+        (100, Duration::from_secs(5))
+    );
+    assert_eq!((breaker.status, &*breaker.body), (409, "Coming soon ..."));
+    // Without a threshold it is off.
+    for none in [
+        json!({}),
+        json!({"errorAmountThreshold": 0, "slowRatioThreshold": 0.0}),
+    ] {
+        setting(&mut world, "s", breaking(none));
+        assert_eq!(limits(&world).breaker, None);
+        assert_eq!(outcome(&world, "s"), Outcome::Committed);
+    }
+}
+
+fn global(http: Value) -> Value {
+    let service = json!({"host": "rls.rls-test.svc.cluster.local", "port": 8081});
+    let mut http = http;
+    http["rateLimitService"] = service;
+    http["domain"] = json!("test");
+    json!({"host": HOST, "rateLimit": {"global": {"http": http}}})
+}
+
+#[test]
+fn rl_09_to_15_requests_are_described_to_the_service() {
+    let mut world = open();
+    let fixed = json!({"genericKey": {"value": "v"}});
+    let header = json!({"requestHeader": {"name": "My-Header", "key": "my_header"}});
+    let matched = json!({"headerValueMatch": {"value": "foo", "headers": [{"name": "other", "present": false}]}});
+    let entries = json!([fixed, header, matched, {"remoteAddress": {}}]);
+    let http = json!({"descriptors": [{"entries": entries}], "failOpen": false, "timeout": "1s", "responseStatusCode": 503});
+    let mut spec = global(http);
+    spec["httpRoutes"] = json!([{"path": ".*", "rateLimit": {"global": {"descriptors": [{"entries": [{"genericKey": {"key": "k", "value": "p"}}]}]}}}]);
+    setting(&mut world, "s", spec);
+    assert_eq!(outcome(&world, "s"), Outcome::Committed);
+    let host = inbound_host(&world);
+    assert_eq!(
+        host.counted,
+        [Counted {
+            quota: 0,
+            descriptor: vec![
+                DescriptorEntry::Fixed {
+                    key: None,
+                    value: "v".into()
+                },
+                DescriptorEntry::Header {
+                    key: "my_header".into(),
+                    name: "my-header".into()
+                },
+                DescriptorEntry::HeaderMatch {
+                    key: None,
+                    value: "foo".into(),
+                    expected: true,
+                    headers: vec![("other".into(), HeaderIs::Present(false))],
+                },
+                DescriptorEntry::RemoteAddress,
+            ],
+        }]
+    );
+    let of_path: Vec<_> = host
+        .routes
+        .iter()
+        .map(|route| route.counted.len())
+        .collect();
+    assert_eq!(of_path, [1, 0]);
+    let config = config(&world, "web-0");
+    let chain = &config.inbound.as_ref().unwrap().chains[0];
+    let quota = &chain.request_quotas[0];
+    assert_eq!(
+        (quota.status, quota.told, quota.service.fail_open),
+        (503, false, false)
+    );
+    assert_eq!(quota.service.timeout, Duration::from_secs(1));
+    assert!(!chain.limits_requests, "nothing is counted here");
+    let cluster = &config.clusters["rls.rls-test.svc.cluster.local|8081"];
+    assert_eq!(cluster.http, UpstreamHttp::Http2);
+}
+
+#[test]
+fn rl_08_connections_are_described_to_the_service() {
+    let mut world = open();
+    world.service(
+        "shop/db",
+        "10.96.0.20",
+        json!([{"port": 5432, "name": "tcp-db"}]),
+        &[("web-0", "10.244.0.10")],
+    );
+    let tcp = json!({
+        "rateLimitService": {"host": "rls", "port": 8081}, "domain": "test",
+        "descriptors": [{"entries": [{"key": "k", "value": "v"}]}],
+    });
+    let host = "db.shop.svc.cluster.local";
+    setting(
+        &mut world,
+        "s",
+        json!({"host": host, "rateLimit": {"global": {"tcp": tcp}}}),
+    );
+    let config = config(&world, "web-0");
+    let inbound = config.inbound.unwrap();
+    let chain = inbound
+        .chains
+        .iter()
+        .find(|chain| chain.port == 5432)
+        .unwrap();
+    let quota = chain.connection_quota.as_ref().unwrap();
+    assert_eq!(quota.descriptors, [[("k".into(), "v".into())]]);
+    // Upstream's defaults.
+    assert_eq!(
+        (quota.service.timeout, quota.service.fail_open),
+        (Duration::from_millis(20), true)
+    );
+    assert!(config.clusters.contains_key("rls|8081"));
+    let others = inbound.chains.iter().filter(|chain| chain.port != 5432);
+    assert!(
+        others
+            .into_iter()
+            .all(|chain| chain.connection_quota.is_none())
+    );
+}
+
+#[test]
+fn services_behind_one_port_keep_their_own_quotas() {
+    let mut world = open();
+    world.service(
+        "shop/also",
+        "10.96.0.20",
+        json!([{"port": 8080, "name": "http"}]),
+        &[("web-0", "10.244.0.10")],
+    );
+    let entries = json!([{"entries": [{"genericKey": {"value": "v"}}]}]);
+    let one = global(json!({"descriptors": entries}));
+    let mut other = one.clone();
+    other["host"] = json!("also.shop.svc.cluster.local");
+    other["rateLimit"]["global"]["http"]["domain"] = json!("other");
+    setting(&mut world, "a", one);
+    setting(&mut world, "b", other);
+    let config = config(&world, "web-0");
+    let inbound = config.inbound.unwrap();
+    for chain in inbound.chains.iter().filter(|chain| chain.port == 8080) {
+        for host in &config.routes["rds-inbound.8080"].hosts {
+            let index = usize::try_from(host.counted[0].quota).unwrap();
+            let expected = if host.name.contains("also") {
+                "other"
+            } else {
+                "test"
+            };
+            assert_eq!(
+                &*chain.request_quotas[index].service.domain, expected,
+                "{}",
+                host.name
+            );
+        }
+    }
+}
+
+#[test]
+fn limits_that_cannot_be_read_are_named() {
+    let breaking = |breaking: Value| json!({"host": HOST, "connectionSettings": {"http": {"circuitBreaking": breaking}}});
+    let entry = |entry: Value| global(json!({"descriptors": [{"entries": [entry]}]}));
+    let headers =
+        |header: Value| entry(json!({"headerValueMatch": {"value": "v", "headers": [header]}}));
+    for (spec, part) in [
+        (
+            breaking(json!({"statTimeWindow": "long"})),
+            "circuitBreaking.statTimeWindow",
+        ),
+        (
+            breaking(json!({"errorRatioThreshold": -0.1})),
+            "circuitBreaking.errorRatioThreshold -0.1",
+        ),
+        (
+            breaking(json!({"degradedStatusCode": 1000})),
+            "circuitBreaking.degradedStatusCode 1000",
+        ),
+        (
+            global(json!({"timeout": "soon"})),
+            "rateLimit.global.http.timeout",
+        ),
+        (
+            global(json!({"responseStatusCode": 200})),
+            "rateLimit.global.http.responseStatusCode 200",
+        ),
+        (
+            entry(json!({})),
+            "descriptors[0].entries[0]: exactly one of",
+        ),
+        (
+            entry(json!({"remoteAddress": {}, "genericKey": {"value": "v"}})),
+            "exactly one of genericKey",
+        ),
+        (
+            entry(json!({"requestHeader": {"name": "a b", "key": "k"}})),
+            "requestHeader.name \"a b\"",
+        ),
+        (
+            headers(json!({"name": "a"})),
+            "headerValueMatch.headers[0]: exactly one of exact",
+        ),
+        (
+            headers(json!({"name": "a", "regex": "("})),
+            "headers[0].regex",
+        ),
+        (
+            json!({"host": HOST, "httpRoutes": [{"path": ".*", "rateLimit": {"global": {"descriptors": []}}}]}),
+            "httpRoutes[0].rateLimit.global needs rateLimit.global.http",
+        ),
+        (
+            json!({"host": HOST, "rateLimit": {"local": {"http": {"requests": 1, "unit": "hour", "responseHeadersToAdd": [{"name": "a b", "value": "c"}]}}}}),
+            "responseHeadersToAdd: \"a b\"",
+        ),
+    ] {
+        let mut world = open();
+        setting(&mut world, "s", spec);
+        let Outcome::Error(reason) = outcome(&world, "s") else {
+            panic!("{part}: committed")
+        };
+        assert!(reason.contains(part), "{part}: {reason}");
+        // Nothing of a broken object takes effect.
+        assert_eq!(limits(&world), ConnectionLimits::default(), "{part}");
+        assert!(inbound_host(&world).counted.is_empty(), "{part}");
+    }
 }

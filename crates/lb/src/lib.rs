@@ -1,5 +1,5 @@
 //! Load balancing as algorithms, Envoy's in result: which priority and endpoint is chosen, who is an outlier, who is
-//! healthy. Pure functions of state, event, time and seed; it knows no protobuf, no sockets, no clock.
+//! healthy, when a circuit breaks. Pure functions of state, event, time and seed; it knows no protobuf, no sockets, no clock.
 
 #![cfg_attr(
     not(test),
@@ -12,6 +12,7 @@
     )
 )]
 
+pub mod circuit;
 pub mod hash;
 pub mod health;
 pub mod maglev;

@@ -10,6 +10,7 @@ use crate::{
     mesh::TlsParameters,
     policy::{HttpMatch, PortSet},
     provenance::Provenance,
+    quota::{ConnectionQuota, Counted, RequestQuota},
 };
 
 /// Everything one proxy needs. Parts that do not depend on the proxy are shared between configurations.
@@ -127,8 +128,12 @@ pub struct InboundChain {
     pub requests: Access,
     /// How many connections are let in (opaque chains).
     pub connection_rate: Option<TokenBucket>,
+    /// Who else counts them.
+    pub connection_quota: Option<ConnectionQuota>,
     /// Whether some route behind it limits the rate of requests.
     pub limits_requests: bool,
+    /// Who else counts requests that routes behind it describe; [`Counted::quota`] is the index.
+    pub request_quotas: Vec<RequestQuota>,
     /// Why the chain exists.
     pub provenance: Provenance,
 }
@@ -212,6 +217,8 @@ pub struct VirtualHost {
     pub retry: Option<Arc<RetryPolicy>>,
     /// How many requests are let through, all routes together.
     pub rate: Option<RequestLimit>,
+    /// What of requests somebody else counts, unless the route has its own.
+    pub counted: Vec<Counted>,
 }
 
 /// Requests and what becomes of them.
@@ -223,6 +230,8 @@ pub struct Route {
     pub action: RouteAction,
     /// How many of them are let through; stands in for the host's.
     pub rate: Option<RequestLimit>,
+    /// What of them somebody else counts; stands in for the host's.
+    pub counted: Vec<Counted>,
     /// Why.
     pub provenance: Provenance,
 }

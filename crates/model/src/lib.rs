@@ -14,6 +14,7 @@ mod limits;
 mod mesh;
 mod policy;
 mod provenance;
+mod quota;
 mod service;
 
 pub use config::{
@@ -23,8 +24,8 @@ pub use config::{
 };
 pub use identity::{Identity, ServiceAccount};
 pub use limits::{
-    Authorizer, ConnectionLimits, RequestLimit, RetryPolicy, RetryRule, TokenBucket,
-    UpstreamSetting,
+    Authorizer, Bound, CircuitBreaker, ConnectionLimits, PathLimit, RequestLimit, RetryPolicy,
+    RetryRule, TokenBucket, UpstreamSetting,
 };
 pub use mesh::{Mesh, MeshParts, MeshSettings, TlsParameters};
 pub use policy::{
@@ -32,4 +33,7 @@ pub use policy::{
     IngressClients, IngressRule, IngressTls, PortSet, Split,
 };
 pub use provenance::{Extent, Problem, Provenance};
+pub use quota::{
+    ConnectionQuota, Counted, Descriptor, DescriptorEntry, HeaderIs, QuotaService, RequestQuota,
+};
 pub use service::{CLUSTER_DOMAIN, Endpoint, Protocol, Service, ServicePort, Workload};

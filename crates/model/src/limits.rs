@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{identity::ServiceAccount, provenance::Provenance};
+use crate::{
+    identity::ServiceAccount,
+    provenance::Provenance,
+    quota::{ConnectionQuota, Descriptor, RequestQuota},
+};
 
 /// Limits on one proxy's use of a destination; `None` = none. What exceeds them is refused at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +23,38 @@ pub struct ConnectionLimits {
     pub requests_per_connection: Option<u32>,
     /// How long a connection may take to come about.
     pub connect_timeout: Option<Duration>,
+    /// When what comes of requests breaks the circuit. Stock Envoy knows nothing of the kind and does without.
+    pub breaker: Option<Arc<CircuitBreaker>>,
+}
+
+/// A circuit that breaks by errors and slow answers, for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    /// How long requests are counted together.
+    pub window: Duration,
+    /// Fewest requests in a window of which shares are judged.
+    pub min_requests: u64,
+    /// How long it stays broken.
+    pub open_for: Duration,
+    /// An answer that takes so long is slow.
+    pub slow_after: Duration,
+    /// Errors (answers from 500 on, or none) that break it.
+    pub errors: Bound,
+    /// Slow answers that break it.
+    pub slow: Bound,
+    /// Status of the answer while it is broken.
+    pub status: u16,
+    /// Body of that answer.
+    pub body: Arc<str>,
+}
+
+/// What is too much in a window; `None` = nothing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bound {
+    /// By number.
+    pub amount: Option<u64>,
+    /// By share of the requests, in millionths.
+    pub share: Option<u64>,
 }
 
 /// A bucket of tokens, one for each connection or request; full at first.
@@ -58,8 +94,25 @@ pub struct UpstreamSetting {
     pub connection_rate: Option<TokenBucket>,
     /// Requests to one pod.
     pub request_rate: Option<RequestLimit>,
-    /// Requests to one pod whose path is granted by exactly this text.
-    pub path_rates: Vec<(Arc<str>, RequestLimit)>,
+    /// New connections to opaque ports, counted by a service.
+    pub connection_quota: Option<ConnectionQuota>,
+    /// Requests, counted by a service.
+    pub request_quota: Option<RequestQuota>,
+    /// What of each request is counted there.
+    pub counted: Vec<Descriptor>,
+    /// Limits of requests by path.
+    pub paths: Vec<PathLimit>,
+}
+
+/// Limits of requests whose path is granted by exactly this text; where it has any, those of the service do not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathLimit {
+    /// The path, as the grant writes it.
+    pub path: Arc<str>,
+    /// Requests to one pod.
+    pub rate: Option<RequestLimit>,
+    /// What is counted by the service's [`RequestQuota`].
+    pub counted: Vec<Descriptor>,
 }
 
 /// When a client's requests to some services are tried again.

@@ -93,6 +93,8 @@ pub enum Reason {
     HealthCheckFailed,
     /// As many connections as the filter allows.
     ConnectionLimit,
+    /// Errors or slow answers have broken the cluster's circuit.
+    CircuitOpen,
 }
 
 /// Who has to act.
@@ -143,7 +145,7 @@ const fn row(
 
 impl Reason {
     /// All of them, in the order of the docs.
-    pub const ALL: [Reason; 43] = [
+    pub const ALL: [Reason; 44] = [
         Reason::RouteNotFound,
         Reason::ClusterNotFound,
         Reason::NoHealthyUpstream,
@@ -187,6 +189,7 @@ impl Reason {
         Reason::PayloadTooLarge,
         Reason::HealthCheckFailed,
         Reason::ConnectionLimit,
+        Reason::CircuitOpen,
     ];
 
     /// The table: bodies, flags and details are Envoy's.
@@ -354,6 +357,14 @@ impl Reason {
             Reason::ConnectionLimit => {
                 row("connection_limit", "-", S::SERVICE_UNAVAILABLE, "", Policy)
             }
+            // Status and body as osm-edge's, unless the cluster has its own.
+            Reason::CircuitOpen => row(
+                "circuit_open",
+                "UO",
+                S::CONFLICT,
+                "Coming soon ...",
+                Upstream,
+            ),
             Reason::Overloaded => row("overload", "OM", S::SERVICE_UNAVAILABLE, "", Local),
             Reason::DropOverload => row(
                 "drop_overload",

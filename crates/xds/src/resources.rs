@@ -1,6 +1,6 @@
 //! One proxy's configuration as Envoy xDS v3 resources.
 //!
-//! A stock Envoy accepts what is written here; nothing depends on extensions of ours. Same input, same
+//! A stock Envoy accepts what is written here; what it has no field for stands in metadata, which it does not read. Same input, same
 //! bytes: a resource's version is a hash of its content, so an unchanged resource is never sent again.
 
 mod authorizer;
@@ -10,6 +10,7 @@ mod cluster;
 mod limit;
 mod listener;
 mod origin;
+mod quota;
 mod rbac;
 mod route;
 mod secret;

@@ -1,7 +1,9 @@
 //! OSM's own kinds: MeshConfig and policies.
 
+mod breaker;
 mod egress;
 mod ingress;
+mod quota;
 mod retry;
 mod settings;
 mod upstream;

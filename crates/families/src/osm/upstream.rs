@@ -6,18 +6,20 @@ use api::policy::v1alpha1::{
     ConnectionSettings, HttpLocalRateLimit, LocalRateLimit, UpstreamTrafficSettingSpec,
 };
 use model::{
-    CLUSTER_DOMAIN, ConnectionLimits, Problem, Provenance, RequestLimit, TokenBucket,
-    UpstreamSetting,
+    CLUSTER_DOMAIN, ConnectionLimits, ConnectionQuota, Descriptor, PathLimit, Problem, Provenance,
+    RequestLimit, RequestQuota, TokenBucket, UpstreamSetting,
 };
 
+use super::{breaker::breaker, quota};
 use crate::{
     index::{Index, Key},
     object::Kind,
+    smi::header_name,
     status::{Outcome, Statuses},
 };
 
 /// Status of requests above a limit when nothing else is said (RFC 6585 §4).
-const TOO_MANY_REQUESTS: u16 = 429;
+pub(crate) const TOO_MANY_REQUESTS: u16 = 429;
 
 /// The settings of services. The outcome of each object is told in its status.
 pub(crate) fn upstream_settings(
@@ -114,16 +116,12 @@ fn setting(
         .rate_limit
         .as_ref()
         .and_then(|rate| rate.local.as_ref());
-    let mut path_rates = Vec::new();
-    for route in &spec.http_routes {
-        let local = route
-            .rate_limit
-            .as_ref()
-            .and_then(|rate| rate.local.as_ref());
-        if let Some(limit) = local {
-            path_rates.push((route.path.as_str().into(), request_limit(limit)?));
-        }
-    }
+    let Quotas {
+        connections: connection_quota,
+        requests: request_quota,
+        counted,
+    } = quotas(spec)?;
+    let paths = paths(spec, request_quota.is_some())?;
     Ok(Some(UpstreamSetting {
         provenance: provenance.clone(),
         namespace: key.0.clone(),
@@ -134,8 +132,64 @@ fn setting(
             .and_then(|local| local.http.as_ref())
             .map(request_limit)
             .transpose()?,
-        path_rates,
+        connection_quota,
+        request_quota,
+        counted,
+        paths,
     }))
+}
+
+/// What rate limit services count of a service's traffic.
+#[derive(Default)]
+struct Quotas {
+    connections: Option<ConnectionQuota>,
+    requests: Option<RequestQuota>,
+    counted: Vec<Descriptor>,
+}
+
+fn quotas(spec: &UpstreamTrafficSettingSpec) -> Result<Quotas, String> {
+    let global = spec
+        .rate_limit
+        .as_ref()
+        .and_then(|rate| rate.global.as_ref());
+    let Some(global) = global else {
+        return Ok(Quotas::default());
+    };
+    let http = global.http.as_ref().map(quota::requests).transpose()?;
+    let (requests, counted) = http.unzip();
+    Ok(Quotas {
+        connections: global.tcp.as_ref().map(quota::connections).transpose()?,
+        requests,
+        counted: counted.unwrap_or_default(),
+    })
+}
+
+fn paths(spec: &UpstreamTrafficSettingSpec, has_quota: bool) -> Result<Vec<PathLimit>, String> {
+    let mut paths = Vec::new();
+    for (index, route) in spec.http_routes.iter().enumerate() {
+        let Some(limits) = &route.rate_limit else {
+            continue;
+        };
+        let field = format!("httpRoutes[{index}].rateLimit.global");
+        let counted = match &limits.global {
+            Some(_) if !has_quota => {
+                return Err(format!(
+                    "{field} needs rateLimit.global.http, which names the service"
+                ));
+            }
+            Some(global) => quota::descriptors(&field, &global.descriptors)?,
+            None => Vec::new(),
+        };
+        let rate = limits.local.as_ref().map(request_limit).transpose()?;
+        if rate.is_some() || !counted.is_empty() {
+            paths.push(PathLimit {
+                path: route.path.as_str().into(),
+                rate,
+                counted,
+            });
+        }
+    }
+    Ok(paths)
 }
 
 fn connections(settings: Option<&ConnectionSettings>) -> Result<ConnectionLimits, String> {
@@ -161,6 +215,9 @@ fn connections(settings: Option<&ConnectionSettings>) -> Result<ConnectionLimits
         // 0 means no limit, as in Envoy.
         limits.requests_per_connection =
             number(http.max_requests_per_connection).filter(|limit| *limit > 0);
+        if let Some(spec) = &http.circuit_breaking {
+            limits.breaker = breaker(spec)?;
+        }
     }
     Ok(limits)
 }
@@ -176,20 +233,39 @@ fn connection_rate(local: Option<&LocalRateLimit>) -> Result<Option<TokenBucket>
 fn request_limit(limit: &HttpLocalRateLimit) -> Result<RequestLimit, String> {
     let field = "rateLimit.local.http";
     let bucket = bucket(field, "requests", limit.requests, &limit.unit, limit.burst)?;
-    let status = limit.response_status_code.unwrap_or(TOO_MANY_REQUESTS);
-    if !(400..600).contains(&status) {
-        return Err(format!(
-            "{field}.responseStatusCode {status} is not from 400 to 599"
-        ));
+    let status = status(
+        field,
+        limit.response_status_code.unwrap_or(TOO_MANY_REQUESTS),
+    )?;
+    let mut headers: Vec<(Arc<str>, Arc<str>)> = Vec::new();
+    for header in &limit.response_headers_to_add {
+        // What no header can have would make proxies refuse the whole configuration.
+        let field = format!("{field}.responseHeadersToAdd");
+        let name = header_name(&header.name)
+            .map_err(|_| format!("{field}: {:?} is not the name of a header", header.name))?;
+        if header.value.chars().any(|c| c.is_control() && c != '\t') {
+            return Err(format!(
+                "{field}: {:?} is not the value of a header",
+                header.value
+            ));
+        }
+        headers.push((name, header.value.as_str().into()));
     }
-    let headers = limit.response_headers_to_add.iter();
     Ok(RequestLimit {
         bucket,
         status,
-        headers: headers
-            .map(|header| (header.name.as_str().into(), header.value.as_str().into()))
-            .collect::<Vec<(Arc<str>, Arc<str>)>>(),
+        headers,
     })
+}
+
+pub(crate) fn status(field: &str, status: u16) -> Result<u16, String> {
+    if (400..600).contains(&status) {
+        Ok(status)
+    } else {
+        Err(format!(
+            "{field}.responseStatusCode {status} is not from 400 to 599"
+        ))
+    }
 }
 
 fn bucket(
@@ -219,34 +295,4 @@ fn bucket(
         fill: bounded(amount),
         interval,
     })
-}
-
-/// Names the fields that have no effect yet, lest anybody relies on them.
-fn report_unsupported(
-    spec: &UpstreamTrafficSettingSpec,
-    provenance: &Provenance,
-    problems: &mut Vec<Problem>,
-) {
-    let http = spec
-        .connection_settings
-        .as_ref()
-        .and_then(|settings| settings.http.as_ref());
-    let breaker = http.is_some_and(|http| http.circuit_breaking.is_some());
-    let global = spec
-        .rate_limit
-        .as_ref()
-        .is_some_and(|rate| rate.global.is_some());
-    let route_global = spec.http_routes.iter().any(|route| {
-        let rate = route.rate_limit.as_ref();
-        rate.is_some_and(|rate| rate.global.is_some())
-    });
-    for (set, field) in [
-        (breaker, "connectionSettings.http.circuitBreaking"),
-        (global, "rateLimit.global"),
-        (route_global, "httpRoutes.rateLimit.global"),
-    ] {
-        if set {
-            problems.push(provenance.problem(format!("{field} is not supported yet: no effect")));
-        }
-    }
 }

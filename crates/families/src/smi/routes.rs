@@ -103,7 +103,7 @@ fn http_match(found: &HTTPMatch) -> Result<HttpMatch, String> {
 }
 
 /// Header names are matched in lower case; `host` means the authority, as HTTP/2 knows no Host.
-fn header_name(name: &str) -> Result<Arc<str>, String> {
+pub(crate) fn header_name(name: &str) -> Result<Arc<str>, String> {
     let valid = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     if name.is_empty() || !name.chars().all(valid) {
         return Err(format!("headers: {name:?} is not the name of a header"));
@@ -118,7 +118,7 @@ fn header_name(name: &str) -> Result<Arc<str>, String> {
 
 /// Whether both planes will understand the regex: RE2 (Envoy) and Rust's share their syntax but for
 /// corners, in which Rust accepts what RE2 refuses or reads otherwise.
-fn check_regex(pattern: &str) -> Result<(), String> {
+pub(crate) fn check_regex(pattern: &str) -> Result<(), String> {
     let rust_only = ["(?x", "&&", "~~", "\\b{", "\\u", "\\U", "\\<", "\\>", "\\_"];
     if let Some(word) = rust_only.iter().find(|word| pattern.contains(**word)) {
         return Err(format!("{word:?} is not RE2 syntax"));

@@ -114,6 +114,7 @@ fn forward(clusters: Vec<WeightedCluster>) -> RouteAction {
 pub(super) fn route(matches: RouteMatch, action: RouteAction, provenance: &Provenance) -> Route {
     Route {
         rate: None,
+        counted: Vec::new(),
         matches,
         action,
         provenance: provenance.clone(),

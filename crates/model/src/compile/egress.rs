@@ -202,6 +202,7 @@ impl Class<'_> {
                 routes,
                 retry: None,
                 rate: None,
+                counted: Vec::new(),
             })
         });
         RouteTable {

@@ -13,10 +13,11 @@ use crate::{
         RouteMatch, RouteTable, UpstreamHttp, VirtualHost, WeightedCluster,
     },
     identity::ServiceAccount,
-    limits::{ConnectionLimits, RequestLimit},
+    limits::{ConnectionLimits, PathLimit, RequestLimit, UpstreamSetting},
     mesh::{Backing, Mesh},
     policy::HttpMatch,
     provenance::Provenance,
+    quota::{Counted, Descriptor, QuotaService, RequestQuota},
     service::{Protocol, Service, Workload, fqdn, host_names},
 };
 
@@ -28,9 +29,26 @@ struct Host {
     cluster: Arc<str>,
     provenance: Provenance,
     rate: Option<RequestLimit>,
+    counted: Vec<Counted>,
     /// Limits of requests whose path matches.
-    path_rates: Vec<(Arc<str>, RequestLimit)>,
+    paths: Vec<LimitedPath>,
 }
+
+/// A path with limits of its own.
+#[derive(Clone)]
+struct LimitedPath {
+    path: Arc<str>,
+    rate: Option<RequestLimit>,
+    counted: Vec<Counted>,
+}
+
+/// Quotas of one target port. Every chain of the port reaches every host of it, so each service's descriptors are told
+/// apart by the index of its quota, which becomes the stage of a filter.
+#[derive(Default)]
+struct Quotas(Vec<RequestQuota>);
+
+/// Stages that Envoy knows: 0 to 10. A port behind services with more different quotas keeps the first.
+const STAGES: usize = 11;
 
 pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> Option<Inbound> {
     let pod = (workload.namespace.clone(), workload.name.clone());
@@ -38,6 +56,7 @@ pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> 
     let access = Granted::new(mesh, &workload.account);
     let mut chains: BTreeMap<(usize, u16), InboundChain> = BTreeMap::new();
     let mut hosts: BTreeMap<u16, Hosts> = BTreeMap::new();
+    let mut quotas: BTreeMap<u16, Quotas> = BTreeMap::new();
     for backing in backing {
         let Some((service, protocol)) = port_of(mesh, backing) else {
             continue;
@@ -57,15 +76,20 @@ pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> 
         add_server_name(chain, service, backing);
         if matches!(chain.forward, Forward::Http(_)) {
             let hosts = hosts.entry(backing.target_port).or_default();
-            add_hosts(mesh, backing, &access, hosts);
+            let quotas = quotas.entry(backing.target_port).or_default();
+            add_hosts(mesh, backing, &access, hosts, quotas);
         }
     }
     for (port, hosts) in hosts {
-        let limited = |host: &Host| host.rate.is_some() || !host.path_rates.is_empty();
         // Every chain of the port reaches every host of the table.
-        if hosts.values().any(limited) {
-            let chains = chains.iter_mut().filter(|((_, number), _)| *number == port);
-            chains.for_each(|(_, chain)| chain.limits_requests = true);
+        let is_limited = hosts.values().any(Host::is_limited);
+        let quotas = quotas.remove(&port).unwrap_or_default().0;
+        for quota in &quotas {
+            tables.cluster(Arc::new(quota_cluster(&quota.service)));
+        }
+        for (_, chain) in chains.iter_mut().filter(|((_, number), _)| *number == port) {
+            chain.limits_requests = is_limited;
+            chain.request_quotas.clone_from(&quotas);
         }
         tables.route(route_table(port, hosts));
     }
@@ -74,6 +98,19 @@ pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> 
         ingress: ingress::compile(mesh, backing, tables),
         chains: chains.into_values().map(Arc::new).collect(),
     })
+}
+
+/// The service is reached in clear text, as upstream does.
+fn quota_cluster(service: &QuotaService) -> Cluster {
+    Cluster {
+        name: service.cluster().into(),
+        kind: ClusterKind::Dns {
+            host: service.host.clone(),
+            port: service.port,
+        },
+        http: UpstreamHttp::Http2,
+        limits: ConnectionLimits::default(),
+    }
 }
 
 fn port_of<'m>(mesh: &'m Mesh, backing: &Backing) -> Option<(&'m Service, Protocol)> {
@@ -151,8 +188,14 @@ fn chain(
         .settings_of
         .get(&(service.namespace.clone(), service.name.clone()));
     let setting = setting.filter(|_| !protocol.is_http());
+    let connection_quota = setting.and_then(|setting| setting.connection_quota.clone());
+    if let Some(quota) = &connection_quota {
+        tables.cluster(Arc::new(quota_cluster(&quota.service)));
+    }
     InboundChain {
         connection_rate: setting.and_then(|setting| setting.connection_rate.clone()),
+        connection_quota,
+        request_quotas: Vec::new(),
         limits_requests: false,
         name: format!("inbound_{}_{port}_{}", service.key(), protocol.as_str()).into(),
         port,
@@ -196,7 +239,13 @@ fn table_name(port: u16) -> Arc<str> {
     format!("rds-inbound.{port}").into()
 }
 
-fn add_hosts(mesh: &Mesh, backing: &Backing, access: &Granted, hosts: &mut Hosts) {
+fn add_hosts(
+    mesh: &Mesh,
+    backing: &Backing,
+    access: &Granted,
+    hosts: &mut Hosts,
+    quotas: &mut Quotas,
+) {
     let Some(service) = mesh
         .services
         .get(backing.service)
@@ -209,19 +258,15 @@ fn add_hosts(mesh: &Mesh, backing: &Backing, access: &Granted, hosts: &mut Hosts
     };
     let key = (service.namespace.clone(), service.name.clone());
     let setting = mesh.settings_of.get(&key);
-    let path_rates = setting.map(|setting| {
-        let rates = setting.path_rates.iter();
-        rates
-            .filter(|(path, _)| access.grants_path(path))
-            .cloned()
-            .collect::<Vec<_>>()
-    });
-    let path_rates = path_rates.unwrap_or_default();
+    let quota = setting.and_then(|setting| quotas.index(setting.request_quota.as_ref()));
+    let limits = setting.map(|setting| Limits::new(setting, quota, access));
+    let limits = limits.unwrap_or_default();
     let mut add = |name: &str, provenance: Provenance| {
         let full_name = fqdn(name, &service.namespace);
         let host = hosts.entry(full_name).or_insert_with(|| Host {
-            rate: setting.and_then(|setting| setting.request_rate.clone()),
-            path_rates: path_rates.clone(),
+            rate: limits.rate.clone(),
+            counted: limits.counted.clone(),
+            paths: limits.paths.clone(),
             domains: BTreeSet::new(),
             cluster: local_name(service, backing.target_port),
             provenance,
@@ -245,9 +290,10 @@ fn route_table(port: u16, hosts: Hosts) -> RouteTable {
         Arc::new(VirtualHost {
             name: format!("inbound_virtual-host|{full_name}").into(),
             domains: host.domains.into_iter().collect(),
-            routes: routes(host.cluster, host.path_rates, &host.provenance),
+            routes: routes(host.cluster, host.paths, &host.provenance),
             retry: None,
             rate: host.rate,
+            counted: host.counted,
         })
     });
     RouteTable {
@@ -258,22 +304,78 @@ fn route_table(port: u16, hosts: Hosts) -> RouteTable {
 }
 
 /// All requests go to the application; those with a limit of their own have a route of their own.
-fn routes(
-    cluster: Arc<str>,
-    path_rates: Vec<(Arc<str>, RequestLimit)>,
-    provenance: &Provenance,
-) -> Vec<Route> {
+fn routes(cluster: Arc<str>, paths: Vec<LimitedPath>, provenance: &Provenance) -> Vec<Route> {
     let forward = || RouteAction::Forward(WeightedCluster::all(cluster.clone()));
-    let limited = path_rates.into_iter().map(|(path, rate)| {
+    let limited = paths.into_iter().map(|limited| {
         let matches = HttpMatch {
-            path: Some(path),
+            path: Some(limited.path),
             ..HttpMatch::default()
         };
         Route {
-            rate: Some(rate),
+            rate: limited.rate,
+            counted: limited.counted,
             ..route(RouteMatch::Http(matches), forward(), provenance)
         }
     });
     let rest = route(RouteMatch::Any, forward(), provenance);
     limited.chain([rest]).collect()
+}
+
+/// What one service's setting limits at this pod.
+#[derive(Default)]
+struct Limits {
+    rate: Option<RequestLimit>,
+    counted: Vec<Counted>,
+    paths: Vec<LimitedPath>,
+}
+
+// === impl Host ===
+
+impl Host {
+    fn is_limited(&self) -> bool {
+        self.rate.is_some() || self.paths.iter().any(|path| path.rate.is_some())
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    fn new(setting: &UpstreamSetting, quota: Option<u32>, access: &Granted) -> Self {
+        let counted = |descriptors: &[Descriptor]| -> Vec<Counted> {
+            let Some(quota) = quota else {
+                return Vec::new();
+            };
+            let descriptors = descriptors.iter().cloned();
+            descriptors
+                .map(|descriptor| Counted { quota, descriptor })
+                .collect()
+        };
+        let path = |limit: &PathLimit| LimitedPath {
+            path: limit.path.clone(),
+            rate: limit.rate.clone(),
+            counted: counted(&limit.counted),
+        };
+        let granted = setting.paths.iter();
+        let granted = granted.filter(|limit| access.grants_path(&limit.path));
+        Self {
+            rate: setting.request_rate.clone(),
+            counted: counted(&setting.counted),
+            paths: granted.map(path).collect(),
+        }
+    }
+}
+
+// === impl Quotas ===
+
+impl Quotas {
+    /// The index of a quota, which is added if it is new.
+    fn index(&mut self, quota: Option<&RequestQuota>) -> Option<u32> {
+        let quota = quota?;
+        let known = self.0.iter().position(|known| known == quota);
+        if known.is_none() && self.0.len() < STAGES {
+            self.0.push(quota.clone());
+        }
+        let index = known.or_else(|| self.0.iter().position(|known| known == quota));
+        index.and_then(|index| u32::try_from(index).ok())
+    }
 }

@@ -157,6 +157,7 @@ fn table(service: &Service, rule: &IngressRule) -> RouteTable {
             )],
             retry: None,
             rate: None,
+            counted: Vec::new(),
         })],
         inbound: true,
     }

@@ -299,6 +299,7 @@ impl OutboundParts {
                 routes: routes.to_vec(),
                 retry: None,
                 rate: None,
+                counted: Vec::new(),
             })
         };
         self.hosts.entry(port).or_default().push(Host {

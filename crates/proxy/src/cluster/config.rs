@@ -8,6 +8,7 @@ use http::HeaderName;
 
 use super::breaker::Thresholds;
 use super::check::HealthCheck;
+use super::circuit::CircuitBreaker;
 use crate::listener::H2;
 use crate::net::SocketOptions;
 use crate::tls::UpstreamTls;
@@ -42,6 +43,8 @@ pub struct ClusterConfig {
     pub max_requests_per_connection: Option<u64>,
     /// Limits on its load.
     pub thresholds: Thresholds,
+    /// When errors or slow answers break its circuit.
+    pub circuit: Option<CircuitBreaker>,
     /// How an original destination is found.
     pub original: OriginalLb,
     /// How long an unused original destination is kept.

@@ -3,6 +3,7 @@
 mod breaker;
 mod check;
 mod choice;
+mod circuit;
 mod config;
 mod endpoint;
 mod hash;
@@ -30,6 +31,7 @@ pub use breaker::{
 };
 pub use check::{GrpcProbe, HealthCheck, HttpProbe, Payload, Probe};
 pub use choice::{ChoiceContext, Chosen, NoEndpoint, Outcome};
+pub use circuit::{CircuitBreaker, Degraded};
 pub use config::{
     Assignment, Balance, CheckTarget, ClusterConfig, Contest, Discovery, Dns, DnsHost,
     EndpointConfig, Family, LbPolicy, Locality, OVERPROVISIONING, OriginalLb, Reported,
@@ -42,6 +44,8 @@ pub use original::Originals;
 pub use page::{Host, hosts, page};
 pub use stats::{BalanceStats, CheckStats, OutlierStats};
 pub use upkeep::Upkeep;
+
+use circuit::Circuit;
 
 use crate::stats::ClusterStats;
 use crate::tls::TlsClient;
@@ -67,6 +71,8 @@ pub struct Cluster {
     pub balance: BalanceStats,
     /// Circuit breakers.
     pub breakers: Breakers,
+    /// Breaks by errors and slow answers, where that is configured.
+    pub circuit: Option<Circuit>,
     /// Endpoints at original destinations.
     pub originals: Originals,
     state: Mutex<State>,
@@ -89,6 +95,7 @@ impl Cluster {
             stats: Arc::new(ClusterStats::default()),
             balance: BalanceStats::default(),
             breakers: Breakers::new(config.thresholds),
+            circuit: config.circuit.as_ref().map(Circuit::new),
             config,
             tls: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
@@ -256,6 +263,7 @@ pub(crate) mod testing {
             idle_timeout: Duration::from_secs(1),
             max_requests_per_connection: None,
             thresholds: Thresholds::default(),
+            circuit: None,
             cleanup_interval: Duration::from_secs(5),
             outliers: None,
             original: OriginalLb::default(),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
@@ -163,6 +163,7 @@ impl Attempts<'_> {
     /// One attempt, reported to its endpoint.
     async fn attempt(&mut self, way: &mut Way<'_, '_>) -> Result<(Answer, Passing), Failure> {
         self.count = self.count.saturating_add(1);
+        let begun = self.circuit()?;
         let mut chosen = self.choose(way)?;
         self.tried.push(chosen.endpoint.config.address);
         self.prepare(way, &chosen);
@@ -182,16 +183,39 @@ impl Attempts<'_> {
                 if let Some(trace) = &mut way.exchange.trace {
                     trace.answered(answer.head.status);
                 }
+                let is_error = answer.head.status.is_server_error();
+                self.came(begun, is_error);
                 self.limits.response_begins();
                 let passing = Passing::new(upstream, &answer, self.limits, chosen, way.is_grpc);
                 Ok((answer, passing))
             }
             Err(failure) => {
                 if let Some(outcome) = failure.outcome {
+                    self.came(begun, true);
                     chosen.report(outcome);
                 }
                 Err(failure)
             }
+        }
+    }
+
+    /// Whether the cluster's circuit lets an attempt through; when it began, if anybody wants to know.
+    fn circuit(&self) -> Result<Option<Instant>, Failure> {
+        let Some(circuit) = &self.cluster.circuit else {
+            return Ok(None);
+        };
+        let now = Instant::now();
+        if circuit.admits(now) {
+            Ok(Some(now))
+        } else {
+            Err(Failure::unsent(Reason::CircuitOpen))
+        }
+    }
+
+    /// Tells the cluster's circuit what came of an attempt; how long it took is until the answer's head.
+    fn came(&self, begun: Option<Instant>, is_error: bool) {
+        if let (Some(circuit), Some(begun)) = (&self.cluster.circuit, begun) {
+            circuit.record(&self.cluster.config.name, begun, is_error);
         }
     }
 
@@ -306,7 +330,7 @@ fn failed(failure: &Failure) -> Option<Failed> {
     match (failure.reason, failure.reach) {
         (_, Reach::Client) => None,
         (Reason::Timeout | Reason::IdleTimeout | Reason::MaxDuration, _) => None,
-        (Reason::RequestTimeout | Reason::NoHealthyUpstream, _) => None,
+        (Reason::RequestTimeout | Reason::NoHealthyUpstream | Reason::CircuitOpen, _) => None,
         (Reason::UpstreamOverflow, _) => Some(Failed::Overflow),
         (Reason::PerTryTimeout | Reason::PerTryIdleTimeout, _) => Some(Failed::PerTryTimeout),
         (Reason::UpstreamRefused, _) => Some(Failed::Refused),

@@ -466,7 +466,7 @@ async fn forward(
     };
     let mut response = match attempts.run(way).await {
         Ok((answer, passing)) => way.take(answer, passing),
-        Err(ended) => way.ended(ended),
+        Err(ended) => way.ended(ended, &attempts.cluster),
     };
     attempts.count_in(response.headers_mut());
     for cookie in hashed.cookies {
@@ -566,7 +566,7 @@ impl Way<'_, '_> {
     }
 
     /// The answer to a request that no attempt brought one for.
-    fn ended(&mut self, ended: AttemptsEnded) -> Response<Reply> {
+    fn ended(&mut self, ended: AttemptsEnded, cluster: &Cluster) -> Response<Reply> {
         // As Envoy: time that passes after the request has come whole is the server's.
         let is_late = matches!(
             ended.reason,
@@ -578,6 +578,12 @@ impl Way<'_, '_> {
         }
         if ended.reason == Reason::MaxDuration {
             reply.grpc_status = Some(DEADLINE_EXCEEDED);
+        }
+        if ended.reason == Reason::CircuitOpen
+            && let Some(circuit) = &cluster.config.circuit
+        {
+            reply.status = circuit.degraded.status;
+            reply.body = circuit.degraded.body.clone();
         }
         if ended.count > 1 {
             let body = String::from_utf8_lossy(&reply.body);

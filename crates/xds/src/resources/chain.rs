@@ -17,7 +17,7 @@ use envoy_types::pb::{
 };
 use model::{Access, Forward, InboundChain, IngressChain, ProxyConfig, WeightedCluster};
 
-use super::{authorizer, build, limit, rbac};
+use super::{authorizer, build, limit, quota, rbac};
 
 /// Filters of an outbound chain.
 pub(super) fn outbound(name: &str, forward: &Forward) -> Vec<Filter> {
@@ -28,7 +28,7 @@ pub(super) fn outbound(name: &str, forward: &Forward) -> Vec<Filter> {
 }
 
 /// Filters of an inbound chain: who may connect and how often, then who may request what, how often, and what a
-/// third party says of it.
+/// third party says of it, and last who else counts (scenario EXT-05).
 pub(super) fn inbound(config: &ProxyConfig, chain: &InboundChain) -> Vec<Filter> {
     let mut filters = Vec::new();
     if let Access::Only(rules) = &chain.connections {
@@ -39,10 +39,18 @@ pub(super) fn inbound(config: &ProxyConfig, chain: &InboundChain) -> Vec<Filter>
         let bucket = limit::connection_filter(&chain.name, rate);
         filters.push(filter(limit::CONNECTIONS, bucket));
     }
+    if let Some(asked) = &chain.connection_quota {
+        let asking = quota::connection_filter(&chain.name, asked);
+        filters.push(filter(quota::CONNECTIONS, asking));
+    }
     filters.push(match &chain.forward {
         Forward::Http(table) => {
             let limits = chain.limits_requests;
-            let before = inbound_http_filters(config, &chain.requests, limits);
+            let mut before = inbound_http_filters(config, &chain.requests, limits);
+            for (stage, asked) in (0..).zip(&chain.request_quotas) {
+                let asking = quota::request_filter(stage, asked);
+                before.push(http_filter(&quota::request_filter_name(stage), asking));
+            }
             http(&chain.name, table, before)
         }
         Forward::Tcp(clusters) => tcp(&chain.name, clusters),

@@ -49,6 +49,7 @@ pub(super) fn cluster(config: &ProxyConfig, value: &model::Cluster) -> Cluster {
         }),
         circuit_breakers: Some(limit::circuit_breakers(&value.limits)),
         typed_extension_protocol_options: http_options(value),
+        metadata: limit::breaker(value),
         ..Default::default()
     };
     let kind = match &value.kind {

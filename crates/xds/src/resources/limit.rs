@@ -7,7 +7,7 @@ use envoy_types::pb::{
         config::{
             cluster::v3::{CircuitBreakers, circuit_breakers::Thresholds},
             core::v3::{
-                HeaderValue, HeaderValueOption, RuntimeFractionalPercent,
+                HeaderValue, HeaderValueOption, Metadata, RuntimeFractionalPercent,
                 header_value_option::HeaderAppendAction,
             },
         },
@@ -19,9 +19,9 @@ use envoy_types::pb::{
             FractionalPercent, HttpStatus, TokenBucket, fractional_percent::DenominatorType,
         },
     },
-    google::protobuf::Any,
+    google::protobuf::{Any, ListValue, Struct, Value, value::Kind},
 };
-use model::{ConnectionLimits, RequestLimit};
+use model::{CircuitBreaker, Cluster, ConnectionLimits, RequestLimit, UpstreamHttp};
 
 use super::build;
 
@@ -45,6 +45,63 @@ pub(super) fn circuit_breakers(limits: &ConnectionLimits) -> CircuitBreakers {
             ..Default::default()
         }],
         ..Default::default()
+    }
+}
+
+/// Key of what our proxy breaks circuits by, in a cluster's metadata: Envoy has no field for it and ignores this one.
+const BREAKER: &str = "osm.circuit_breaker";
+
+/// When errors and slow answers break the cluster's circuit. A list of structs with a field each: the order of a map
+/// would not be stable.
+pub(super) fn breaker(cluster: &Cluster) -> Option<Metadata> {
+    let breaker = cluster.limits.breaker.as_deref()?;
+    if cluster.http == UpstreamHttp::Opaque {
+        return None;
+    }
+    let values = breaker_settings(breaker).into_iter();
+    let values = values.map(|(name, kind)| structure(name, kind));
+    let list = Kind::ListValue(ListValue {
+        values: values
+            .map(|fields| Value {
+                kind: Some(Kind::StructValue(fields)),
+            })
+            .collect(),
+    });
+    let entry = (BREAKER.to_owned(), structure("settings", list));
+    Some(Metadata {
+        filter_metadata: HashMap::from([entry]),
+        ..Default::default()
+    })
+}
+
+#[allow(clippy::cast_precision_loss)] // Beyond 2^53 nobody counts.
+fn breaker_settings(breaker: &CircuitBreaker) -> Vec<(&'static str, Kind)> {
+    let amount =
+        |name, amount: Option<u64>| amount.map(|amount| (name, Kind::NumberValue(amount as f64)));
+    let share = |name, share: Option<u64>| {
+        share.map(|millionths| (name, Kind::NumberValue(millionths as f64 / 1e6)))
+    };
+    let time = |name, time: std::time::Duration| (name, Kind::NumberValue(time.as_secs_f64()));
+    [
+        Some(time("window", breaker.window)),
+        amount("min_requests", Some(breaker.min_requests)),
+        amount("error_amount", breaker.errors.amount),
+        share("error_share", breaker.errors.share),
+        Some(time("slow_after", breaker.slow_after)),
+        amount("slow_amount", breaker.slow.amount),
+        share("slow_share", breaker.slow.share),
+        Some(time("open_for", breaker.open_for)),
+        amount("status", Some(breaker.status.into())),
+        Some(("body", Kind::StringValue(breaker.body.to_string()))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn structure(name: &str, kind: Kind) -> Struct {
+    Struct {
+        fields: HashMap::from([(name.to_owned(), Value { kind: Some(kind) })]),
     }
 }
 

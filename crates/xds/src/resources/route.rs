@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use model::HttpMatch;
 
-use super::{build, limit};
+use super::{build, limit, quota};
 
 pub(super) fn table(table: &model::RouteTable) -> RouteConfiguration {
     RouteConfiguration {
@@ -24,13 +24,17 @@ fn virtual_host(host: &model::VirtualHost) -> VirtualHost {
         routes: host.routes.iter().map(one_route).collect(),
         retry_policy: host.retry.as_deref().map(retry),
         typed_per_filter_config: limit::per_filter_config(host.rate.as_ref()),
+        rate_limits: quota::actions(&host.counted),
         ..Default::default()
     }
 }
 
 fn one_route(value: &model::Route) -> Route {
     let action = match &value.action {
-        model::RouteAction::Forward(clusters) => route::Action::Route(forward(clusters)),
+        model::RouteAction::Forward(clusters) => route::Action::Route(RouteAction {
+            rate_limits: quota::actions(&value.counted),
+            ..forward(clusters)
+        }),
         model::RouteAction::Respond(status) => {
             route::Action::DirectResponse(DirectResponseAction {
                 status: (*status).into(),

@@ -6,11 +6,12 @@ pub mod render;
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use model::{
-    Authorization, Authorizer, Backend, ConnectionLimits, EgressPort, EgressProtocol, EgressRule,
-    Endpoint, HttpGrant, HttpMatch, IngressClients, IngressRule, IngressTls, Mesh, MeshParts,
-    MeshSettings, PortSet, Protocol, Provenance, ProxyConfig, RequestLimit, RetryPolicy, RetryRule,
-    Service, ServiceAccount, ServicePort, Split, TlsParameters, TokenBucket, UpstreamSetting,
-    Workload,
+    Authorization, Authorizer, Backend, Bound, CircuitBreaker, ConnectionLimits, ConnectionQuota,
+    Descriptor, DescriptorEntry, EgressPort, EgressProtocol, EgressRule, Endpoint, HeaderIs,
+    HttpGrant, HttpMatch, IngressClients, IngressRule, IngressTls, Mesh, MeshParts, MeshSettings,
+    PathLimit, PortSet, Protocol, Provenance, ProxyConfig, QuotaService, RequestLimit,
+    RequestQuota, RetryPolicy, RetryRule, Service, ServiceAccount, ServicePort, Split,
+    TlsParameters, TokenBucket, UpstreamSetting, Workload,
 };
 
 /// Name and configuration of every case.
@@ -151,10 +152,35 @@ fn limits() -> MeshParts {
             retries: None,
             requests_per_connection: Some(7),
             connect_timeout: Some(Duration::from_millis(1500)),
+            breaker: Some(Arc::new(breaker())),
         },
         connection_rate: Some(bucket(5)),
         request_rate: Some(rate(3)),
-        path_rates: vec![(".*".into(), rate(1)), ("/not-granted".into(), rate(2))],
+        connection_quota: Some(ConnectionQuota {
+            service: quota_service(true),
+            descriptors: vec![vec![("service".into(), service.into())]],
+        }),
+        request_quota: Some(RequestQuota {
+            service: quota_service(false),
+            status: 430,
+            told: true,
+        }),
+        counted: vec![vec![DescriptorEntry::Fixed {
+            key: None,
+            value: "all".into(),
+        }]],
+        paths: vec![
+            PathLimit {
+                path: ".*".into(),
+                rate: Some(rate(1)),
+                counted: descriptors(),
+            },
+            PathLimit {
+                path: "/not-granted".into(),
+                rate: Some(rate(2)),
+                counted: Vec::new(),
+            },
+        ],
     };
     let retry = RetryRule {
         provenance: Provenance::new("Retry", "shop", "again"),
@@ -184,6 +210,69 @@ fn limits() -> MeshParts {
         retries: vec![retry],
         ..shop()
     }
+}
+
+fn breaker() -> CircuitBreaker {
+    CircuitBreaker {
+        window: Duration::from_secs(60),
+        min_requests: 200,
+        open_for: Duration::from_secs(10),
+        slow_after: Duration::from_millis(200),
+        errors: Bound {
+            amount: Some(100),
+            share: None,
+        },
+        slow: Bound {
+            amount: None,
+            share: Some(100_000),
+        },
+        status: 503,
+        body: "Service Unavailable!".into(),
+    }
+}
+
+fn quota_service(fail_open: bool) -> QuotaService {
+    QuotaService {
+        host: "rls.rls-test.svc.cluster.local".into(),
+        port: 8081,
+        domain: "test".into(),
+        timeout: Duration::from_millis(20),
+        fail_open,
+    }
+}
+
+/// Every kind of entry.
+fn descriptors() -> Vec<Descriptor> {
+    let text = |text: &str| -> Arc<str> { text.into() };
+    let conditions = [
+        HeaderIs::Exact(text("a")),
+        HeaderIs::Prefix(text("b")),
+        HeaderIs::Suffix(text("c")),
+        HeaderIs::Contains(text("d")),
+        HeaderIs::Regex(text("e.*")),
+        HeaderIs::Present(false),
+    ];
+    vec![
+        vec![
+            DescriptorEntry::Fixed {
+                key: Some(text("my_key")),
+                value: text("my_value"),
+            },
+            DescriptorEntry::RemoteAddress,
+        ],
+        vec![
+            DescriptorEntry::Header {
+                key: text("my_header"),
+                name: text("my-header"),
+            },
+            DescriptorEntry::HeaderMatch {
+                key: Some(text("match")),
+                value: text("foo"),
+                expected: false,
+                headers: conditions.map(|is| (text("x-is"), is)).into(),
+            },
+        ],
+    ]
 }
 
 fn egress() -> MeshParts {

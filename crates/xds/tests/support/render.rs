@@ -50,7 +50,7 @@ fn any(type_url: &str, value: &[u8]) -> String {
         (M::type_url() == type_url).then(|| format!("{:#?}", M::decode(value).unwrap()))
     }
     type Decoder = fn(&str, &[u8]) -> Option<String>;
-    let decoders: [Decoder; 19] = [
+    let decoders: [Decoder; 21] = [
         debug::<Cluster>,
         debug::<ClusterLoadAssignment>,
         debug::<Listener>,
@@ -76,6 +76,8 @@ fn any(type_url: &str, value: &[u8]) -> String {
         debug::<ConnectionRateLimit>,
         debug::<RequestRateLimit>,
         debug::<ExtAuthz>,
+        debug::<envoy_types::pb::envoy::extensions::filters::http::ratelimit::v3::RateLimit>,
+        debug::<envoy_types::pb::envoy::extensions::filters::network::ratelimit::v3::RateLimit>,
     ];
     let text = decoders.iter().find_map(|decode| decode(type_url, value));
     tidy(&text.unwrap_or_else(|| panic!("no decoder for {type_url}")))

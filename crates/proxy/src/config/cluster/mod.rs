@@ -2,6 +2,7 @@
 
 mod breaker;
 mod check;
+mod circuit;
 mod discovery;
 mod outlier;
 mod policy;
@@ -75,6 +76,7 @@ pub(super) fn cluster(message: pb::Cluster, context: &mut Context) -> Checked<Cl
         socket: socket::options(&message)?,
         thresholds: breaker::thresholds(message.circuit_breakers.as_ref())
             .at("circuit_breakers")?,
+        circuit: circuit::circuit(message.metadata.as_ref())?,
         original: discovery::original(&message).at("original_dst_lb_config")?,
         cleanup_interval: match &message.cleanup_interval {
             Some(interval) => duration(interval)

@@ -30,7 +30,7 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     22 lb_subset_config: refuse,
     23 ring_hash_lb_config: into RING_HASH_CONFIG,
     24 transport_socket: into UPSTREAM_SOCKET,
-    25 metadata: ignore "kept as provenance",
+    25 metadata: into CLUSTER_METADATA,
     26 protocol_selection: take,
     27 common_lb_config: into COMMON_LB,
     28 alt_stat_name: ignore "names of statistics are our own",
@@ -67,6 +67,11 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     60 per_connection_buffer_high_watermark_timeout: refuse,
     61 stats_matcher: refuse,
     62 queuing_policies: refuse,
+});
+
+message!(CLUSTER_METADATA, "envoy.config.core.v3.Metadata (of a cluster: osm.circuit_breaker)", {
+    1 filter_metadata: take,
+    2 typed_filter_metadata: ignore "nothing asks for it",
 });
 
 message!(EDS_CONFIG, "envoy.config.cluster.v3.Cluster.EdsClusterConfig", {
