@@ -595,6 +595,10 @@ fn limits_that_cannot_be_read_are_named() {
             "rateLimit.global.http.responseStatusCode 200",
         ),
         (
+            global(json!({"responseStatusCode": 456})),
+            "responseStatusCode 456 is not a status that proxies know",
+        ),
+        (
             entry(json!({})),
             "descriptors[0].entries[0]: exactly one of",
         ),

@@ -258,14 +258,29 @@ fn request_limit(limit: &HttpLocalRateLimit) -> Result<RequestLimit, String> {
     })
 }
 
+/// Statuses that Envoy knows (`envoy.type.v3.StatusCode`) of those that a limit may answer with. With any other it
+/// would refuse the whole configuration.
+const STATUSES: [std::ops::RangeInclusive<u16>; 6] = [
+    400..=417,
+    421..=424,
+    426..=426,
+    428..=429,
+    431..=431,
+    500..=511,
+];
+
 pub(crate) fn status(field: &str, status: u16) -> Result<u16, String> {
-    if (400..600).contains(&status) {
-        Ok(status)
-    } else {
-        Err(format!(
+    if !(400..600).contains(&status) {
+        return Err(format!(
             "{field}.responseStatusCode {status} is not from 400 to 599"
-        ))
+        ));
     }
+    if status == 509 || !STATUSES.iter().any(|known| known.contains(&status)) {
+        return Err(format!(
+            "{field}.responseStatusCode {status} is not a status that proxies know"
+        ));
+    }
+    Ok(status)
 }
 
 fn bucket(

@@ -162,7 +162,7 @@ fn limits() -> MeshParts {
         }),
         request_quota: Some(RequestQuota {
             service: quota_service(false),
-            status: 430,
+            status: 431,
             told: true,
         }),
         counted: vec![vec![DescriptorEntry::Fixed {
