@@ -60,7 +60,6 @@ pub(crate) fn upstream_object<'a>(
     problems: &mut Vec<Problem>,
 ) -> Result<Option<UpstreamSetting>, Problem> {
     let provenance = Provenance::new("UpstreamTrafficSetting", &key.0, &key.1);
-    report_unsupported(spec, &provenance, problems);
     if let Some(other) = hosts.insert((&key.0, &spec.host), key) {
         hosts.insert((&key.0, &spec.host), other);
         return Err(provenance.conflict(format!(
