@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of the mesh: every role is an ordinary server or tool that would run the same without one.
 
+mod books;
 mod certificates;
 mod http;
 mod httpbin;
@@ -31,6 +32,16 @@ enum Role {
     TcpEcho(tcp::EchoOptions),
     /// A TCP server that speaks first
     Banner(tcp::BannerOptions),
+    /// Buys books at the bookstore, again and again, and counts them
+    Bookbuyer(books::buyer::Options),
+    /// Does what the bookbuyer does, without being allowed to
+    Bookthief(books::buyer::ThiefOptions),
+    /// Sells books, and has each replaced by the bookwarehouse
+    Bookstore(books::store::Options),
+    /// Restocks the bookstore, and keeps the count in the database
+    Bookwarehouse(books::warehouse::Options),
+    /// The database of the bookwarehouse: speaks first, then answers lines
+    Database(books::database::Options),
     /// Watches the packets of a port on the network interfaces and says what is on the wire
     Sniff(sniff::Options),
 }
@@ -67,6 +78,11 @@ fn serve(role: Role) -> anyhow::Result<()> {
                 Role::Httpbin(options) => httpbin::run(options).await,
                 Role::TcpEcho(options) => tcp::echo(options).await,
                 Role::Banner(options) => tcp::banner(options).await,
+                Role::Bookbuyer(options) => books::buyer::buy(options).await,
+                Role::Bookthief(options) => books::buyer::steal(options).await,
+                Role::Bookstore(options) => books::store::run(options).await,
+                Role::Bookwarehouse(options) => books::warehouse::run(options).await,
+                Role::Database(options) => books::database::run(options).await,
                 Role::Sniff(_) => Ok(()),
             }
         };

@@ -70,13 +70,14 @@ pub async fn banner(options: BannerOptions) -> anyhow::Result<()> {
     .await
 }
 
-async fn each<H, F>(port: u16, role: &'static str, handler: H) -> anyhow::Result<()>
+/// Serves every connection to a port until the listener fails.
+pub async fn each<H, F>(port: u16, role: &'static str, handler: H) -> anyhow::Result<()>
 where
     H: Fn(TcpStream) -> F,
     F: Future<Output = std::io::Result<()>> + Send + 'static,
 {
     let listener = listen(port).await?;
-    println!("{role} on port {port}");
+    println!("{role} on port {}", listener.local_addr()?.port());
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
