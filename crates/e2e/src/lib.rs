@@ -3,7 +3,9 @@
 //!
 //! It knows the mesh only from outside: through its command, its objects and what curl says.
 
+pub mod bookstore;
 pub mod command;
+pub mod demos;
 pub mod outside;
 pub mod stage;
 pub mod wait;

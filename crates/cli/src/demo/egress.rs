@@ -1,11 +1,11 @@
-//! Parts 1 to 5 of the story: cluster, mesh, a client; the four pages of the egress guide; the Kubernetes API server.
+//! `osm demo egress`, parts 3 to 5: a client; the four pages of the egress guide; the Kubernetes API server.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use e2e::eventually;
 use e2e::outside::World;
-use e2e::stage::{BRING_UP, Stage};
-use e2e::{Cluster, eventually};
+use e2e::stage::Stage;
 
 use super::story::{Promise, Story};
 
@@ -14,33 +14,6 @@ const ROLLOUT: Duration = Duration::from_secs(90);
 
 /// The client's pod, as the pages find it.
 const POD: &str = "$(kubectl get pod -n curl -l app=curl -o jsonpath='{.items..metadata.name}')";
-
-/// Part 1.
-pub async fn cluster(story: &mut Story, stage: &Stage) -> Result<()> {
-    story.chapter("1. A cluster");
-    if stage.cluster() == Cluster::Embedded {
-        story.must(stage, "osm local up", BRING_UP).await?;
-    }
-    story
-        .see(stage, "kubectl get nodes", Promise::Says(" Ready "))
-        .await;
-    Ok(())
-}
-
-/// Part 2.
-pub async fn mesh(story: &mut Story, stage: &Stage) -> Result<()> {
-    story.chapter("2. The mesh: no traffic is allowed that no policy allows");
-    let install =
-        "osm install --set=osm.enablePermissiveTrafficPolicy=false --set=osm.enableEgress=false";
-    story.must(stage, install, BRING_UP).await?;
-    let deployments =
-        "kubectl get deployments -n osm-system osm-controller osm-injector osm-bootstrap";
-    story.see(stage, deployments, Promise::Says("1/1")).await;
-    story
-        .see(stage, "osm mesh list", Promise::Says("osm-system"))
-        .await;
-    Ok(())
-}
 
 /// Part 3.
 pub async fn client(story: &mut Story, stage: &mut Stage, world: Option<&World>) -> Result<()> {

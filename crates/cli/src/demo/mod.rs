@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use e2e::stage::{BRING_UP, Programs, Stage};
-use e2e::{Cluster, outside::World};
+use e2e::{Cluster, demos, outside::World};
 use tokio::signal::unix::{SignalKind, signal};
 
+mod bookstore;
 mod egress;
-mod manifests;
+mod ground;
 mod services;
 mod story;
 
@@ -24,21 +25,40 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Demo {
     /// Clients in the mesh and the world outside it, the Kubernetes API, two services of the mesh: story by story
-    Egress(Options),
+    Egress(EgressOptions),
+    /// Open Service Mesh's bookstore: who may buy books, and a second version that takes over, told by the counters
+    Bookstore(BookstoreOptions),
 }
 
-/// `osm demo egress`. On which cluster: CLUSTER=embedded (default) or kubernetes (the one of KUBECONFIG).
+/// What all demos know. On which cluster: CLUSTER=embedded (default) or kubernetes (the one of KUBECONFIG).
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
+struct Options {
     /// Leave the cluster up at the end and print how to use it
     #[arg(long)]
     keep: bool,
-    /// Talk to the real httpbin.org and openservicemesh.io instead of the demo's own (CLUSTER=kubernetes, on a connected cluster)
-    #[arg(long)]
-    internet: bool,
     /// Folder for the cluster [default: a new one below the temporary folder]
     #[arg(long)]
     dir: Option<PathBuf>,
+}
+
+/// `osm demo egress`.
+#[derive(Clone, Debug, clap::Args)]
+struct EgressOptions {
+    #[command(flatten)]
+    common: Options,
+    /// Talk to the real httpbin.org and openservicemesh.io instead of the demo's own (CLUSTER=kubernetes, on a connected cluster)
+    #[arg(long)]
+    internet: bool,
+}
+
+/// `osm demo bookstore`.
+#[derive(Clone, Debug, clap::Args)]
+struct BookstoreOptions {
+    #[command(flatten)]
+    common: Options,
+    /// Let both versions of the bookstore run under one ServiceAccount
+    #[arg(long)]
+    same_service_account: bool,
 }
 
 /// The folder of a demo; one that the demo made is removed with it.
@@ -47,25 +67,17 @@ enum Folder {
     Given(PathBuf),
 }
 
-/// Takes the demo off a cluster that goes on without it; what was never made is no error.
-const LEAVE_KUBERNETES: &str = "kubectl delete namespace curl shop customers --ignore-not-found; \
-                                osm uninstall mesh --force --delete-cluster-wide-resources --delete-namespace";
-
 /// Runs a demo. The exit status tells whether everything was as promised.
 pub async fn run(arguments: Args) -> Result<ExitCode> {
-    let Demo::Egress(options) = arguments.demo;
+    let options = arguments.demo.common().clone();
     let cluster = Cluster::from_environment()?;
-    // Its namespaces have no uplink, by design: nothing of a test leaves the machine.
-    ensure!(
-        !(options.internet && cluster == Cluster::Embedded),
-        "--internet: the embedded cluster has no way out of this machine; use CLUSTER=kubernetes and the KUBECONFIG of a connected cluster"
-    );
+    arguments.demo.check(cluster)?;
     let mut folder = Folder::new(options.dir.as_deref())?;
     let mut stage = Stage::new(cluster, programs()?, folder.path())?;
-    manifests::unpack(stage.directory())?;
+    demos::unpack(arguments.demo.name(), stage.directory())?;
 
     let outcome = tokio::select! {
-        outcome = tell(&mut stage, &options) => outcome.map(Some),
+        outcome = tell(&mut stage, &arguments.demo) => outcome.map(Some),
         signal = interrupted() => signal.map(|()| None),
     };
     if options.keep && !matches!(outcome, Ok(None)) {
@@ -83,7 +95,7 @@ pub async fn run(arguments: Args) -> Result<ExitCode> {
     } else {
         println!("\nTaking everything down.");
         if stage.cluster() == Cluster::Kubernetes {
-            stage.shell(LEAVE_KUBERNETES, BRING_UP).await?;
+            stage.shell(&arguments.demo.leave(), BRING_UP).await?;
         }
         stage.down().await.context("taking the cluster down")?;
         folder.remove(&stage)?;
@@ -110,22 +122,32 @@ fn conclude(wrong: Option<u32>) -> Result<ExitCode> {
 }
 
 /// Tells the whole story; gives how often something was not as promised.
-async fn tell(stage: &mut Stage, options: &Options) -> Result<u32> {
-    let world = (!options.internet).then(|| {
+async fn tell(stage: &mut Stage, demo: &Demo) -> Result<u32> {
+    let mut story = story::Story::new();
+    match demo {
+        Demo::Egress(options) => egress(&mut story, stage, options.internet).await?,
+        Demo::Bookstore(options) => {
+            bookstore::tell(&mut story, stage, options.same_service_account).await?;
+        }
+    }
+    Ok(story.wrong())
+}
+
+async fn egress(story: &mut story::Story, stage: &mut Stage, internet: bool) -> Result<()> {
+    let world = (!internet).then(|| {
         World::new(
             &["198.51.100.10", "2001:db8:51::10"],
             &["httpbin.org", "openservicemesh.io"],
             &[],
         )
     });
-    let mut story = story::Story::new();
-    egress::cluster(&mut story, stage).await?;
-    egress::mesh(&mut story, stage).await?;
-    egress::client(&mut story, stage, world.as_ref()).await?;
-    egress::pages(&mut story, stage).await?;
-    egress::api_server(&mut story, stage).await?;
-    services::two_services(&mut story, stage).await?;
-    Ok(story.wrong())
+    ground::cluster(story, stage).await?;
+    story.chapter("2. The mesh: no traffic is allowed that no policy allows");
+    ground::mesh(story, stage, false).await?;
+    egress::client(story, stage, world.as_ref()).await?;
+    egress::pages(story, stage).await?;
+    egress::api_server(story, stage).await?;
+    services::two_services(story, stage).await
 }
 
 fn programs() -> Result<Programs> {
@@ -143,6 +165,50 @@ async fn interrupted() -> Result<()> {
         _ = hang_up.recv() => {}
     }
     Ok(())
+}
+
+// === impl Demo ===
+
+impl Demo {
+    /// Its name, which is that of its folder of manifests.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Egress(_) => "egress",
+            Self::Bookstore(_) => "bookstore",
+        }
+    }
+
+    fn common(&self) -> &Options {
+        match self {
+            Self::Egress(options) => &options.common,
+            Self::Bookstore(options) => &options.common,
+        }
+    }
+
+    /// Refuses what the cluster cannot do.
+    fn check(&self, cluster: Cluster) -> Result<()> {
+        let internet = matches!(self, Self::Egress(options) if options.internet);
+        // Its namespaces have no uplink, by design: nothing of a test leaves the machine.
+        ensure!(
+            !(internet && cluster == Cluster::Embedded),
+            "--internet: the embedded cluster has no way out of this machine; use CLUSTER=kubernetes and the KUBECONFIG of a connected cluster"
+        );
+        Ok(())
+    }
+
+    /// Takes the demo off a cluster that goes on without it; what was never made is no error.
+    fn leave(&self) -> String {
+        let namespaces = match self {
+            Self::Egress(_) => "curl shop customers",
+            Self::Bookstore(_) => "bookbuyer bookthief bookstore bookwarehouse",
+        };
+        // The next demo installs the mesh anew, which a namespace on its way out would refuse.
+        format!(
+            "kubectl delete namespace {namespaces} --ignore-not-found; \
+             osm uninstall mesh --force --delete-cluster-wide-resources --delete-namespace; \
+             kubectl wait --for=delete namespace/osm-system --timeout=90s"
+        )
+    }
 }
 
 // === impl Folder ===

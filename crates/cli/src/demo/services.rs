@@ -1,10 +1,11 @@
-//! Part 6 of the story: two services of the mesh, what is between them on the wire, and permissive mode.
+//! `osm demo egress`, part 6: two services of the mesh, what is between them on the wire, and permissive mode.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use e2e::stage::Stage;
 
+use super::ground::permissive;
 use super::story::{Promise, Story};
 
 /// Longest wait for all Deployments to be rolled out.
@@ -101,14 +102,5 @@ async fn watch(story: &mut Story, stage: &Stage, interface: &str, promise: Promi
             &format!("{sniff} & {requests}; wait $!"),
             promise,
         )
-        .await;
-}
-
-async fn permissive(story: &mut Story, stage: &Stage, on: bool) {
-    let patch = format!(r#"{{"spec":{{"traffic":{{"enablePermissiveTrafficPolicyMode":{on}}}}}}}"#);
-    let command =
-        format!("kubectl patch meshconfig osm-mesh-config -n osm-system -p '{patch}' --type=merge");
-    story
-        .see(stage, &command, Promise::Says("osm-mesh-config patched"))
         .await;
 }

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use e2e::bookstore::{Counters, Shop, Wanted};
 use e2e::stage::{COMMAND, Stage};
 use e2e::{Output, eventually};
 
@@ -16,6 +17,8 @@ pub enum Promise {
     SaysBoth(&'static str, &'static str),
     /// The command in the pod ends with this status.
     Exit(i32),
+    /// curl in the pod gets no answer: refused, or closed at once.
+    Closed,
     /// The answer of `curl -I` has this status line, `HTTP/1.1 200` or the number alone.
     Answer(&'static str),
 }
@@ -140,6 +143,34 @@ impl Story {
         }
     }
 
+    /// Waits until the counters of the bookstore move as this sentence says, and shows them; gives the later reading.
+    pub async fn movement(
+        &mut self,
+        stage: &Stage,
+        shop: &Shop,
+        sentence: &str,
+        wanted: Wanted,
+    ) -> Option<Counters> {
+        let begin = Instant::now();
+        let moved = shop.moves(stage, wanted, PATIENCE).await;
+        let (kept, text) = match &moved {
+            Ok((before, after)) => (true, Counters::table(before, after)),
+            Err(error) => (false, format!("{error:#}")),
+        };
+        self.tell(kept, sentence, &text, begin.elapsed());
+        moved.ok().map(|(_, after)| after)
+    }
+
+    /// A statement that was looked at without a command.
+    pub fn tell(&mut self, kept: bool, sentence: &str, text: &str, took: Duration) {
+        let mark = if kept { "✓" } else { "✗" };
+        println!("  {mark} {sentence}   [{:.1} s]", took.as_secs_f64());
+        for line in text.lines() {
+            println!("      {}", line.trim_end());
+        }
+        self.wrong += u32::from(!kept);
+    }
+
     fn announce(&self, command: &str) {
         if self.terminal && !command.contains('\n') {
             print!("  … $ {command}");
@@ -180,6 +211,7 @@ impl Promise {
                 Self::Says(one).kept(output) && Self::Says(other).kept(output)
             }
             Self::Exit(code) => output.exit() == Some(code),
+            Self::Closed => matches!(output.exit(), Some(7 | 52 | 56)),
             Self::Answer(status) => {
                 let line = output.stdout.lines().next().unwrap_or_default();
                 let number = line.split_whitespace().nth(1).unwrap_or_default();
@@ -195,6 +227,7 @@ impl std::fmt::Display for Promise {
             Self::Says(text) => write!(f, "{text:?}"),
             Self::SaysBoth(one, other) => write!(f, "{one:?} and {other:?}"),
             Self::Exit(code) => write!(f, "command terminated with exit code {code}"),
+            Self::Closed => write!(f, "command terminated with exit code 7, 52 or 56"),
             Self::Answer(status) => f.write_str(status),
         }
     }
