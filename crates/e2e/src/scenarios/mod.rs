@@ -10,6 +10,7 @@ use crate::scene::Scene;
 
 mod acl;
 mod acl_details;
+mod demo;
 mod egr;
 mod ing;
 mod inj;
@@ -69,6 +70,7 @@ pub fn all() -> Vec<&'static Scenario> {
         perm::ALL,
         acl::ALL,
         acl_details::ALL,
+        demo::ALL,
         ing::ALL,
         inj::ALL,
         inj_details::ALL,
