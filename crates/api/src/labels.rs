@@ -12,6 +12,9 @@ pub const SIDECAR_INJECTION: &str = "openservicemesh.io/sidecar-injection";
 /// Namespace annotation: pods get the annotations that Prometheus reads.
 pub const METRICS: &str = "openservicemesh.io/metrics";
 
+/// Pod and namespace annotation: which program the sidecar is, in place of MeshConfig's `sidecarClass`.
+pub const SIDECAR_CLASS: &str = "openservicemesh.io/sidecar-class";
+
 /// Pod annotation: destination ports that bypass the sidecar, comma separated.
 pub const OUTBOUND_PORT_EXCLUSION: &str = "openservicemesh.io/outbound-port-exclusion-list";
 

@@ -85,6 +85,9 @@ pub struct InjectorArgs {
     /// Image of the sidecar unless the MeshConfig names one
     #[arg(long, env = "OSM_DEFAULT_SIDECAR_IMAGE", default_value = "")]
     pub sidecar_image: String,
+    /// Image of sidecars of class `envoy` unless the MeshConfig names one
+    #[arg(long, env = "OSM_DEFAULT_ENVOY_IMAGE", default_value = "")]
+    pub envoy_image: String,
     /// Image of the init container unless the MeshConfig names one
     #[arg(long, env = "OSM_DEFAULT_INIT_CONTAINER_IMAGE", default_value = "")]
     pub init_container_image: String,

@@ -56,6 +56,7 @@ async fn start(program: Program, args: InjectorArgs) -> anyhow::Result<()> {
             trust_domain: common.trust_domain.clone(),
             root_ca_pem: authority.certificate_pem().to_owned(),
             sidecar_image: args.sidecar_image.clone(),
+            envoy_image: args.envoy_image.clone(),
             init_container_image: args.init_container_image.clone(),
             image_pull_policy: args.osm_container_pull_policy.clone(),
         },

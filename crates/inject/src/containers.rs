@@ -4,11 +4,12 @@ use api::TOKEN_AUDIENCE;
 use api::config::v1alpha2::{MeshConfigSpec, SidecarSpec};
 use api::labels::SIDECAR_UID;
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, Pod,
-    ProjectedVolumeSource, ResourceRequirements, SecurityContext, ServiceAccountTokenProjection,
-    Volume, VolumeMount, VolumeProjection,
+    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+    ObjectFieldSelector, Pod, ProjectedVolumeSource, ResourceRequirements, SecurityContext,
+    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 
+use crate::class::SidecarClass;
 use crate::error::InjectError;
 use crate::probes::{self, Probe};
 use crate::settings::Settings;
@@ -19,10 +20,13 @@ pub const INIT_CONTAINER: &str = "osm-init";
 pub const SIDECAR_CONTAINER: &str = "sidecar";
 /// Name of the volume with the token that proves the pod's ServiceAccount to the control plane.
 pub(crate) const TOKEN_VOLUME: &str = "osm-token";
+/// Name of the volume through which a stock Envoy's container gets our program, and Envoy its certificate.
+pub(crate) const AGENT_VOLUME: &str = "osm-agent";
 /// Environment variable of the sidecar with the pod's mesh-wide id.
 pub(crate) const UUID_VARIABLE: &str = "OSM_PROXY_UUID";
 
 const PROGRAM: &str = "osm-proxy";
+const AGENT_FOLDER: &str = "/var/run/osm";
 const TOKEN_FOLDER: &str = "/var/run/secrets/openservicemesh.io";
 const TOKEN_FILE: &str = "token";
 /// Kubernetes renews at 80 % of it; one hour is the default of projected tokens.
@@ -48,12 +52,35 @@ pub(crate) fn token_volume() -> Volume {
     }
 }
 
+/// The volume of a pod with a stock Envoy: the init container puts our program there, which has a socket there.
+pub(crate) fn agent_volume() -> Volume {
+    Volume {
+        name: AGENT_VOLUME.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    }
+}
+
+fn agent_mount() -> VolumeMount {
+    VolumeMount {
+        name: AGENT_VOLUME.to_owned(),
+        mount_path: AGENT_FOLDER.to_owned(),
+        ..VolumeMount::default()
+    }
+}
+
 /// The container that programs interception with these flags.
 pub(crate) fn init(
+    class: SidecarClass,
     mesh_config: &MeshConfigSpec,
     settings: &Settings,
-    flags: Vec<String>,
+    mut flags: Vec<String>,
 ) -> Result<Container, InjectError> {
+    let mut mounts = None;
+    if class == SidecarClass::Envoy {
+        flags.push(format!("--install-into={AGENT_FOLDER}"));
+        mounts = Some(vec![agent_mount()]);
+    }
     let image = first_named(
         &mesh_config.sidecar.init_container_image,
         &settings.init_container_image,
@@ -76,12 +103,14 @@ pub(crate) fn init(
             run_as_user: Some(0),
             ..SecurityContext::default()
         }),
+        volume_mounts: mounts,
         ..Container::default()
     })
 }
 
 /// What the sidecar of one pod is made of, besides mesh-wide settings.
 pub(crate) struct Sidecar<'a> {
+    pub class: SidecarClass,
     pub pod: &'a Pod,
     pub uuid: &'a str,
     pub probes: &'a [Probe],
@@ -94,8 +123,11 @@ pub(crate) fn sidecar(
     config: &SidecarSpec,
     settings: &Settings,
 ) -> Result<Container, InjectError> {
-    let image = first_named(&config.sidecar_image, &settings.sidecar_image)
-        .ok_or(InjectError::Image("sidecarImage"))?;
+    let image = of.class.image(config, settings)?;
+    let (program, role) = match of.class {
+        SidecarClass::OsmProxy => (PROGRAM.to_owned(), "run"),
+        SidecarClass::Envoy => (format!("{AGENT_FOLDER}/{PROGRAM}"), "agent"),
+    };
     let level = if config.log_level.is_empty() {
         "error"
     } else {
@@ -111,12 +143,19 @@ pub(crate) fn sidecar(
         ("proxy-inbound", 15003),
         ("proxy-metrics", 15010),
     ];
+    let token = VolumeMount {
+        name: TOKEN_VOLUME.to_owned(),
+        mount_path: TOKEN_FOLDER.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    let agent = (of.class == SidecarClass::Envoy).then(agent_mount);
     Ok(Container {
         name: SIDECAR_CONTAINER.to_owned(),
         image: Some(image),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        command: Some(vec![PROGRAM.to_owned()]),
-        args: Some(vec!["run".to_owned(), format!("--log-level={level}")]),
+        command: Some(vec![program]),
+        args: Some(vec![role.to_owned(), format!("--log-level={level}")]),
         env: Some(environment(&of, settings)?),
         ports: Some(
             fixed
@@ -136,12 +175,7 @@ pub(crate) fn sidecar(
             run_as_user: Some(SIDECAR_UID),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some(vec![VolumeMount {
-            name: TOKEN_VOLUME.to_owned(),
-            mount_path: TOKEN_FOLDER.to_owned(),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        }]),
+        volume_mounts: Some(std::iter::once(token).chain(agent).collect()),
         ..Container::default()
     })
 }

@@ -35,6 +35,16 @@ pub enum InjectError {
         /// The element that is no CIDR.
         value: String,
     },
+    /// The sidecar is to be a program that nobody knows.
+    #[error(
+        "Invalid sidecar class '{value}' specified for {place}: must be osm-proxy, pipy or envoy"
+    )]
+    Class {
+        /// Annotation or field.
+        place: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// MeshConfig has a value that cannot be turned into a rule.
     #[error("Invalid value '{value}' in MeshConfig {field}")]
     MeshConfig {

@@ -6,8 +6,9 @@ use json_patch::Patch;
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec};
 use uuid::Uuid;
 
+use crate::class::SidecarClass;
 use crate::containers::{
-    self, INIT_CONTAINER, SIDECAR_CONTAINER, Sidecar, TOKEN_VOLUME, UUID_VARIABLE,
+    self, AGENT_VOLUME, INIT_CONTAINER, SIDECAR_CONTAINER, Sidecar, TOKEN_VOLUME, UUID_VARIABLE,
 };
 use crate::decide::{Decision, decide, metrics};
 use crate::error::InjectError;
@@ -103,11 +104,13 @@ fn add(
         refuse(spec)?;
     }
     let flags = interception(pod, mesh_config)?.to_args();
-    let init = containers::init(mesh_config, settings, flags)?;
+    let class = SidecarClass::of(pod, namespace, &mesh_config.sidecar)?;
+    let init = containers::init(class, mesh_config, settings, flags)?;
     let resources = resources::resources(pod, namespace, mesh_config.sidecar.resources.as_ref());
     let probes = probes::rewrite(pod);
     let sidecar = containers::sidecar(
         Sidecar {
+            class,
             pod,
             uuid,
             probes: &probes,
@@ -117,9 +120,10 @@ fn add(
         settings,
     )?;
     let spec = pod.spec.get_or_insert_default();
+    let agent = (class == SidecarClass::Envoy).then(containers::agent_volume);
     spec.volumes
         .get_or_insert_default()
-        .push(containers::token_volume());
+        .extend(std::iter::once(containers::token_volume()).chain(agent));
     spec.init_containers.get_or_insert_default().push(init);
     spec.containers.push(sidecar);
     Ok(())
@@ -135,13 +139,11 @@ fn refuse(spec: &PodSpec) -> Result<(), InjectError> {
     {
         return Err(InjectError::Windows);
     }
-    if spec
-        .volumes
-        .iter()
-        .flatten()
-        .any(|volume| volume.name == TOKEN_VOLUME)
+    let reserved = [TOKEN_VOLUME, AGENT_VOLUME];
+    if let Some(volume) =
+        (spec.volumes.iter().flatten()).find(|volume| reserved.contains(&volume.name.as_str()))
     {
-        return Err(InjectError::VolumeName(TOKEN_VOLUME.to_owned()));
+        return Err(InjectError::VolumeName(volume.name.clone()));
     }
     if spec
         .security_context

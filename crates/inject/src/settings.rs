@@ -2,6 +2,8 @@
 
 /// Environment variable of the injector with the sidecar's image where MeshConfig names none.
 pub const DEFAULT_SIDECAR_IMAGE_ENV: &str = "OSM_DEFAULT_SIDECAR_IMAGE";
+/// Environment variable of the injector with the image of Envoy where MeshConfig names none.
+pub const DEFAULT_ENVOY_IMAGE_ENV: &str = "OSM_DEFAULT_ENVOY_IMAGE";
 /// Environment variable of the injector with the init container's image where MeshConfig names none.
 pub const DEFAULT_INIT_CONTAINER_IMAGE_ENV: &str = "OSM_DEFAULT_INIT_CONTAINER_IMAGE";
 
@@ -18,6 +20,8 @@ pub struct Settings {
     pub root_ca_pem: String,
     /// Sidecar image where MeshConfig names none; empty if there is none.
     pub sidecar_image: String,
+    /// Image of sidecars of class `envoy` where MeshConfig names none; empty if there is none.
+    pub envoy_image: String,
     /// Init container image where MeshConfig names none; empty if there is none.
     pub init_container_image: String,
     /// Pull policy of the init container (chart value `osm.image.pullPolicy`); empty leaves it to Kubernetes.
@@ -41,6 +45,7 @@ impl Settings {
             trust_domain: trust_domain.to_owned(),
             root_ca_pem: root_ca_pem.to_owned(),
             sidecar_image: variable(DEFAULT_SIDECAR_IMAGE_ENV),
+            envoy_image: variable(DEFAULT_ENVOY_IMAGE_ENV),
             init_container_image: variable(DEFAULT_INIT_CONTAINER_IMAGE_ENV),
             image_pull_policy: variable("OSM_IMAGE_PULL_POLICY"),
         }

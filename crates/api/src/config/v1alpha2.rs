@@ -64,9 +64,9 @@ pub struct SidecarSpec {
     /// Most sidecars that may be connected to the control plane; 0 is no limit
     #[serde(skip_serializing_if = "is_zero")]
     pub max_data_plane_connections: i64,
-    /// Class of the sidecar (osm-edge)
+    /// Which program the sidecar is, for pods created from now on: `osm-proxy` (`pipy` is its alias) or a stock `envoy`
     #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(extend("enum" = ["pipy", "envoy"]))]
+    #[schemars(extend("enum" = ["osm-proxy", "pipy", "envoy"], "x-default" = "osm-proxy"))]
     pub sidecar_class: String,
     /// Image of the sidecar (osm-edge)
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -74,7 +74,7 @@ pub struct SidecarSpec {
     /// Image of the sidecar on Windows nodes (osm-edge)
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sidecar_windows_image: String,
-    /// Image of the Envoy sidecar (OSM)
+    /// Image of the sidecar of class `envoy`; it has to hold a program `envoy`
     #[serde(skip_serializing_if = "String::is_empty")]
     pub envoy_image: String,
     /// Image of the Envoy sidecar on Windows nodes (OSM)

@@ -13,6 +13,7 @@ fn settings() -> Settings {
         trust_domain: "cluster.local".to_owned(),
         root_ca_pem: "-----BEGIN CERTIFICATE-----\n".to_owned(),
         sidecar_image: IMAGE.to_owned(),
+        envoy_image: "envoyproxy/envoy:v1".to_owned(),
         init_container_image: IMAGE.to_owned(),
         image_pull_policy: "IfNotPresent".to_owned(),
     }
@@ -408,4 +409,5 @@ fn fields_that_these_types_do_not_know_are_left_alone() {
     assert_eq!(pod["spec"]["containers"][0]["another"], true);
 }
 
+mod class;
 mod traffic;
