@@ -36,6 +36,10 @@ pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets
 /// The kinds a proxy is told of, by type URL. In which order they are pushed is the server's business.
 pub const KINDS: [&str; 5] = [CLUSTER, ENDPOINTS, LISTENER, ROUTES, SECRET];
 
+/// The cluster of the sidecar's bootstrap by which it gets its own certificate (SDS). A proxy that makes its key itself
+/// need not have it: the certificate is known by its name.
+pub const OWN_CERTIFICATE_SOURCE: &str = "osm-agent";
+
 /// Everything one proxy is told, by type URL and name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {

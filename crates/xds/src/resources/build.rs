@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use envoy_types::pb::{
     envoy::{
         config::core::v3::{
-            Address, AggregatedConfigSource, ApiVersion, CidrRange, ConfigSource, DataSource,
-            Metadata, SocketAddress, TransportSocket, address, config_source, data_source,
-            socket_address, transport_socket,
+            Address, AggregatedConfigSource, ApiConfigSource, ApiVersion, CidrRange, ConfigSource,
+            DataSource, GrpcService, Metadata, SocketAddress, TransportSocket, address,
+            api_config_source, config_source, data_source, grpc_service, socket_address,
+            transport_socket,
         },
         extensions::transport_sockets::tls::v3::{
             CommonTlsContext, SdsSecretConfig, TlsParameters, common_tls_context, tls_parameters,
@@ -158,6 +159,34 @@ pub(super) fn sds(name: &str) -> SdsSecretConfig {
     }
 }
 
+/// The proxy's own certificate. Its key never leaves the pod, so whoever made it there has it.
+fn own_certificate(name: &str) -> SdsSecretConfig {
+    let agent = grpc_service::EnvoyGrpc {
+        cluster_name: super::OWN_CERTIFICATE_SOURCE.to_owned(),
+        ..Default::default()
+    };
+    let source = ApiConfigSource {
+        api_type: api_config_source::ApiType::DeltaGrpc.into(),
+        transport_api_version: ApiVersion::V3.into(),
+        set_node_on_first_message_only: true,
+        grpc_services: vec![GrpcService {
+            target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(agent)),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    SdsSecretConfig {
+        name: name.to_owned(),
+        sds_config: Some(ConfigSource {
+            resource_api_version: ApiVersion::V3.into(),
+            config_source_specifier: Some(config_source::ConfigSourceSpecifier::ApiConfigSource(
+                source,
+            )),
+            ..Default::default()
+        }),
+    }
+}
+
 /// A TLS transport socket around this context.
 pub(super) fn tls_socket<M: Message + Name>(context: &M) -> Option<TransportSocket> {
     Some(TransportSocket {
@@ -202,7 +231,7 @@ fn tls(config: &ProxyConfig, trust: Option<&str>) -> CommonTlsContext {
             ecdh_curves: config.tls.ecdh_curves.clone(),
             ..Default::default()
         }),
-        tls_certificate_sds_secret_configs: vec![sds(&config.own_certificate())],
+        tls_certificate_sds_secret_configs: vec![own_certificate(&config.own_certificate())],
         validation_context_type: validation,
         ..Default::default()
     }
