@@ -1,7 +1,6 @@
 //! The proxy's own certificate: key in the pod, request to the control plane, renewal before it ends.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
@@ -9,12 +8,11 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
-use xds::certificate::{CertificateClient, CertificateRequest};
+use xds::certificate::{CertificateClient, CertificateRequest, CertificateResponse};
 
 use crate::control_plane::{ControlPlane, backoff};
 use crate::settings::Settings;
 use crate::stats::Stats;
-use crate::tls::OwnCertificate;
 use crate::worker::roll;
 
 /// One request, connecting included.
@@ -24,22 +22,34 @@ const TOKEN: u64 = 64 << 10;
 /// The shortest wait between two certificates, however short their life.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// Gets a certificate and renews it for ever.
+/// A certificate with the key that was made for it.
+pub struct Issued {
+    /// The leaf, and what stands between it and a root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The same, PEM.
+    pub chain_pem: String,
+    /// The leaf's key.
+    pub key: ca::PrivateKey,
+    /// Its end.
+    not_after: SystemTime,
+}
+
+/// Gets a certificate and renews it for ever; each goes to `take`.
 pub async fn keep(
-    settings: Settings,
-    plane: Arc<ControlPlane>,
-    own: Arc<OwnCertificate>,
-    stats: Arc<Stats>,
+    settings: &Settings,
+    plane: &ControlPlane,
+    stats: &Stats,
+    take: impl Fn(&Issued) -> anyhow::Result<()>,
 ) {
     let mut failures = 0u32;
     loop {
-        let requested = match timeout(REQUEST, request(&settings, &plane)).await {
+        let requested = match timeout(REQUEST, request(settings, plane)).await {
             Ok(requested) => requested,
             Err(_) => Err(anyhow!("no answer within {REQUEST:?}")),
         };
-        let wait = match requested {
-            Ok((certificate, not_after)) => {
-                own.replace(certificate);
+        let taken = requested.and_then(|issued| take(&issued).map(|()| issued.not_after));
+        let wait = match taken {
+            Ok(not_after) => {
                 stats.server.certificates.increment();
                 failures = 0;
                 let left = not_after
@@ -68,10 +78,7 @@ fn renewal(left: Duration, roll: u64) -> Duration {
     (left.saturating_mul(thousandths) / 1000).max(SHORTEST)
 }
 
-async fn request(
-    settings: &Settings,
-    plane: &ControlPlane,
-) -> anyhow::Result<(Arc<CertifiedKey>, SystemTime)> {
+async fn request(settings: &Settings, plane: &ControlPlane) -> anyhow::Result<Issued> {
     let token = token(&settings.token_path).await?;
     let identity = ca::Identity::new(
         &settings.trust_domain,
@@ -98,12 +105,7 @@ async fn request(
                 status.message()
             )
         })?;
-    let mut chain: Vec<CertificateDer<'static>> = Vec::new();
-    for pem in &response.cert_chain {
-        chain.extend(ca::parse_certificates(pem)?);
-    }
-    // The root is known to everybody who would believe it.
-    chain.retain(|certificate| !plane.is_root(certificate));
+    let (chain, chain_pem) = below_root(&response, plane)?;
     let leaf = chain
         .first()
         .ok_or_else(|| anyhow!("the certificate service sent no certificate"))?;
@@ -117,10 +119,45 @@ async fn request(
         );
     }
     let not_after = ca::server_leaf_not_after(leaf)?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let certificate =
-        CertifiedKey::from_der(chain, key.to_rustls(), &provider).context("certificate and key")?;
-    Ok((Arc::new(certificate), not_after))
+    Ok(Issued {
+        chain,
+        chain_pem,
+        key,
+        not_after,
+    })
+}
+
+/// The chain without the root, which is known to everybody who would believe it.
+fn below_root(
+    response: &CertificateResponse,
+    plane: &ControlPlane,
+) -> anyhow::Result<(Vec<CertificateDer<'static>>, String)> {
+    let mut chain = Vec::new();
+    let mut chain_pem = String::new();
+    for pem in &response.cert_chain {
+        let mut certificates = ca::parse_certificates(pem)?;
+        let count = certificates.len();
+        certificates.retain(|certificate| !plane.is_root(certificate));
+        if certificates.len() == count {
+            chain_pem.push_str(pem.trim());
+            chain_pem.push('\n');
+        } else if !certificates.is_empty() {
+            bail!("the certificate service sent a root and others in one element of the chain");
+        }
+        chain.extend(certificates);
+    }
+    Ok((chain, chain_pem))
+}
+
+// === impl Issued ===
+
+impl Issued {
+    /// As rustls takes it.
+    pub fn certified(&self) -> anyhow::Result<CertifiedKey> {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        CertifiedKey::from_der(self.chain.clone(), self.key.to_rustls(), &provider)
+            .context("certificate and key")
+    }
 }
 
 async fn token(path: &Path) -> anyhow::Result<String> {

@@ -17,6 +17,7 @@
 pub mod access;
 pub mod admin;
 pub mod ads;
+pub mod agent;
 mod arrival;
 pub mod bell;
 pub mod bootstrap;

@@ -1,13 +1,16 @@
-//! `osm-proxy`: the sidecar (`run`), the pod's interception rules (`init`), its health (`healthcheck`).
+//! `osm-proxy`: the sidecar (`run`), what a stock Envoy needs to be one (`agent`), the pod's interception rules
+//! (`init`), its health (`healthcheck`).
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use proxy::agent::{self, AgentArgs};
 use proxy::config::support;
 use proxy::settings::{RunMode, Settings};
 use tracing_subscriber::EnvFilter;
@@ -27,6 +30,8 @@ struct Cli {
 enum Command {
     /// Serves the pod's traffic.
     Run(Box<Settings>),
+    /// Makes a stock Envoy the sidecar: key and certificate, bootstrap, probes, draining.
+    Agent(Box<AgentArgs>),
     /// Puts the pod's interception rules in place.
     Init(Box<Init>),
     /// Exits 0 if the proxy of this pod is ready.
@@ -47,6 +52,9 @@ enum Command {
 struct Init {
     #[command(flatten)]
     options: intercept::Options,
+    /// Puts this program into a folder, for a container whose image does not hold it.
+    #[arg(long)]
+    install_into: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -68,6 +76,7 @@ fn arguments() -> Vec<std::ffi::OsString> {
         matches!(
             first,
             "run"
+                | "agent"
                 | "init"
                 | "healthcheck"
                 | "reasons"
@@ -97,7 +106,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             }
             proxy::run::run(settings, set_level)
         }
+        Command::Agent(args) => {
+            let _ = logging(&args.settings.log_level)?;
+            agent::run(&args)
+        }
         Command::Init(init) => {
+            if let Some(folder) = &init.install_into {
+                install(folder)?;
+            }
             let backend = intercept::apply(&init.options)?;
             writeln!(
                 std::io::stdout(),
@@ -109,6 +125,15 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Reasons => Ok(std::io::stdout().write_all(proxy::reason::markdown().as_bytes())?),
         Command::XdsSupport => Ok(std::io::stdout().write_all(support::markdown().as_bytes())?),
     }
+}
+
+/// Copies this program; under another name first, for the folder may outlive a broken attempt.
+fn install(folder: &Path) -> anyhow::Result<()> {
+    let (draft, program) = (folder.join("osm-proxy.new"), folder.join("osm-proxy"));
+    std::env::current_exe()
+        .and_then(|this| std::fs::copy(this, &draft))
+        .and_then(|_| std::fs::rename(&draft, &program))
+        .with_context(|| format!("--install-into {}", folder.display()))
 }
 
 /// Logs to standard error: standard output is the access log's.

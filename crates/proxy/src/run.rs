@@ -224,7 +224,11 @@ fn parser(settings: &Settings) -> ConfigParser {
 async fn keep(settings: Settings, plane: Option<Arc<ControlPlane>>, shared: Arc<Shared>) {
     match plane {
         Some(plane) => {
-            identity::keep(settings, plane, shared.own.clone(), shared.stats.clone()).await;
+            let take = |issued: &identity::Issued| {
+                shared.own.replace(Arc::new(issued.certified()?));
+                Ok(())
+            };
+            identity::keep(&settings, &plane, &shared.stats, take).await;
         }
         None => std::future::pending().await,
     }
@@ -243,7 +247,7 @@ async fn drain(shared: &Shared, end: Instant) {
 }
 
 /// The limit of file descriptors, raised to what the system allows.
-fn descriptors() -> usize {
+pub(crate) fn descriptors() -> usize {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return DESCRIPTORS;
