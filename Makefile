@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CLUSTER ?= embedded
+DRIVER ?= osm-proxy
 AREA ?=
 PRIORITY ?=
 SECONDS ?= 30
@@ -34,10 +35,10 @@ unit: ## the tests beside the code, and those of one crate at a time
 lint: ## format, clippy, licences and duplicate crates, docs build
 	@scripts/lint
 
-e2e: ## acceptance scenarios: AREA=EGR,ACL PRIORITY=P0 CLUSTER=embedded|kubernetes
+e2e: ## acceptance scenarios: AREA=EGR,ACL PRIORITY=P0 CLUSTER=embedded|kubernetes DRIVER=osm-proxy|envoy
 	@scripts/deps test
 	@$(MAKE) --no-print-directory build
-	@scripts/on-cluster $(CLUSTER) $(BIN)/e2e --area "$(AREA)" --priority "$(PRIORITY)" --report target/e2e/report.json
+	@ENVOY_BIN=$$(scripts/envoy) scripts/on-cluster $(CLUSTER) $(BIN)/e2e --area "$(AREA)" --priority "$(PRIORITY)" --driver $(DRIVER) --report target/e2e/report$(if $(filter envoy,$(DRIVER)),-envoy).json
 
 peers: ## real programs through the pair of sidecars: curl, nginx, gRPC, databases
 	@scripts/deps trials

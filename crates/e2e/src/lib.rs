@@ -11,5 +11,5 @@ pub mod stage;
 pub mod wait;
 
 pub use command::Output;
-pub use stage::{Cluster, Stage};
+pub use stage::{Cluster, Driver, Stage};
 pub use wait::{eventually, steadily};

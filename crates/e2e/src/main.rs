@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use e2e::outside::World;
 use e2e::stage::{Programs, Stage};
-use e2e::{Cluster, eventually};
+use e2e::{Cluster, Driver, eventually};
 use futures::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,6 +33,9 @@ struct Arguments {
     /// Which cluster [default: CLUSTER, else embedded]
     #[arg(long)]
     cluster: Option<Cluster>,
+    /// What the sidecars are: osm-proxy or envoy [default: DRIVER, else osm-proxy]
+    #[arg(long)]
+    driver: Option<Driver>,
     /// File for the report
     #[arg(long, default_value = "target/e2e/report.json")]
     report: PathBuf,
@@ -116,8 +119,9 @@ async fn run(arguments: Arguments) -> Result<bool> {
     let mut stage = Stage::new(cluster, Programs::beside_this_one()?, folder.path())?;
 
     let mut terminate = signal(SignalKind::terminate())?;
+    let driver = arguments.driver.map_or_else(Driver::from_environment, Ok)?;
     let outcome = tokio::select! {
-        outcome = play(&mut stage, &chosen, &arguments) => outcome,
+        outcome = play(&mut stage, driver, &chosen, &arguments) => outcome,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
         // A time limit ends the program so: the cluster must not outlive it either.
         _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
@@ -139,12 +143,13 @@ async fn run(arguments: Arguments) -> Result<bool> {
 
 async fn play(
     stage: &mut Stage,
+    driver: Driver,
     chosen: &[&Scenario],
     arguments: &Arguments,
 ) -> Result<Vec<Report>> {
     let begin = Instant::now();
     stage.up().await.context("the cluster")?;
-    let installed = prepare(stage).await?;
+    let installed = prepare(stage, driver).await?;
     println!(
         "cluster and mesh are up after {:.1} s",
         begin.elapsed().as_secs_f64()
@@ -160,7 +165,7 @@ async fn play(
         chosen.iter().partition(|scenario| scenario.alone);
     let stage: &Stage = stage;
     let (keep, folder) = (arguments.keep, &folder);
-    let one = |scenario: &'static Scenario| one(stage, scenario, keep, folder);
+    let one = |scenario: &'static Scenario| one(stage, driver, scenario, keep, folder);
     let together = together
         .into_iter()
         .map(|it| scenarios::by_id(it.id))
@@ -187,7 +192,7 @@ async fn play(
 }
 
 /// Installs the mesh if it is not there, and starts the world outside. Tells whether it installed.
-async fn prepare(stage: &mut Stage) -> Result<bool> {
+async fn prepare(stage: &mut Stage, driver: Driver) -> Result<bool> {
     let there = stage
         .kubectl(&["get", "deployment", "osm-controller", "-n", "osm-system"])
         .await?
@@ -200,11 +205,22 @@ async fn prepare(stage: &mut Stage) -> Result<bool> {
         ];
         stage.osm(&flags).await?.text().context("osm install")?;
     }
-    scene::reset(stage).await.context("MeshConfig")?;
+    scene::reset(stage, driver).await.context("MeshConfig")?;
     if stage.cluster() == Cluster::Embedded {
         for image in ["kennethreitz/httpbin", "curlimages/curl"] {
             let output = stage.osm(&["local", "image", "add", image, "-"]).await?;
             ensure!(output.succeeded(), "{}", output.complaint());
+        }
+        // Mixed meshes are played whatever the driver.
+        match std::env::var("ENVOY_BIN").ok().filter(|it| !it.is_empty()) {
+            Some(envoy) => {
+                let words = ["local", "image", "add", "envoyproxy/envoy", &envoy];
+                stage.osm(&words).await?.text()?;
+            }
+            None => ensure!(
+                driver != Driver::Envoy,
+                "DRIVER=envoy: ENVOY_BIN must name an Envoy (scripts/envoy prints one)"
+            ),
         }
     }
     let world = world();
@@ -219,7 +235,13 @@ async fn prepare(stage: &mut Stage) -> Result<bool> {
     Ok(!there)
 }
 
-async fn one(stage: &Stage, scenario: &'static Scenario, keep: bool, folder: &Path) -> Report {
+async fn one(
+    stage: &Stage,
+    driver: Driver,
+    scenario: &'static Scenario,
+    keep: bool,
+    folder: &Path,
+) -> Report {
     let begin = Instant::now();
     let scene = Scene::new(stage, scenario.id);
     let played = tokio::time::timeout(SCENARIO, (scenario.play)(&scene)).await;
@@ -235,11 +257,11 @@ async fn one(stage: &Stage, scenario: &'static Scenario, keep: bool, folder: &Pa
     }
     if scenario.alone {
         // The next one must not inherit what this one set.
-        if let Err(error) = scene::reset(stage).await {
+        if let Err(error) = scene::reset(stage, driver).await {
             eprintln!("{}: MeshConfig is not as before: {error:#}", scenario.id);
         }
     }
-    let report = Report::new(scenario, status, begin.elapsed());
+    let report = Report::new(scenario, driver, status, begin.elapsed());
     println!("{report}");
     report
 }

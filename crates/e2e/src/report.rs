@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use e2e::Driver;
 use serde::Serialize;
 
 use crate::scenarios::Scenario;
@@ -29,6 +30,8 @@ pub struct Skip(pub String);
 pub struct Report {
     /// Id of the scenario.
     pub id: String,
+    /// What the sidecars were.
+    pub driver: String,
     /// `passed`, `failed` or `skipped`.
     pub status: &'static str,
     /// How long it took.
@@ -68,7 +71,7 @@ impl std::error::Error for Skip {}
 
 impl Report {
     /// The report of one scenario.
-    pub fn new(scenario: &Scenario, status: Status, took: Duration) -> Self {
+    pub fn new(scenario: &Scenario, driver: Driver, status: Status, took: Duration) -> Self {
         let (status, reason) = match status {
             Status::Passed => ("passed", String::new()),
             Status::Failed(reason) => ("failed", reason),
@@ -77,6 +80,7 @@ impl Report {
         let seconds = (took.as_secs_f64() * 10.0).round() / 10.0;
         Self {
             id: scenario.id.to_owned(),
+            driver: driver.to_string(),
             status,
             seconds,
             reason,

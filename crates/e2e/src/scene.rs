@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::stage::Stage;
-use e2e::{Output, eventually};
+use e2e::{Driver, Output, eventually};
 use serde_json::{Value, json};
 
 use crate::manifest::{account, curl, deployment, list, pod, trust};
@@ -325,14 +325,14 @@ pub fn with_trust(spec: Value) -> Value {
 }
 
 /// The MeshConfig that every scenario starts from.
-pub async fn reset(stage: &Stage) -> Result<()> {
+pub async fn reset(stage: &Stage, driver: Driver) -> Result<()> {
     let spec = json!({
         "traffic": {
             "enableEgress": false, "enablePermissiveTrafficPolicyMode": false,
             "outboundIPRangeExclusionList": [], "outboundIPRangeInclusionList": [],
             "outboundPortExclusionList": [], "inboundPortExclusionList": []
         },
-        "sidecar": { "localProxyMode": "Localhost", "resources": null },
+        "sidecar": { "sidecarClass": driver.to_string(), "localProxyMode": "Localhost", "resources": null },
         "certificate": { "ingressGateway": null },
         "featureFlags": { "enableEgressPolicy": true }
     });

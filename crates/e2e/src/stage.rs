@@ -22,6 +22,16 @@ pub enum Cluster {
     Kubernetes,
 }
 
+/// Which program the sidecars are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// Our own.
+    #[default]
+    OsmProxy,
+    /// A stock Envoy.
+    Envoy,
+}
+
 /// The programs under test.
 #[derive(Clone, Debug)]
 pub struct Programs {
@@ -70,6 +80,36 @@ impl std::str::FromStr for Cluster {
             "embedded" | "" => Ok(Self::Embedded),
             "kubernetes" => Ok(Self::Kubernetes),
             other => bail!("CLUSTER={other}: must be embedded or kubernetes"),
+        }
+    }
+}
+
+// === impl Driver ===
+
+impl Driver {
+    /// From the environment variable DRIVER; our own proxy if there is none.
+    pub fn from_environment() -> Result<Self> {
+        std::env::var("DRIVER").map_or(Ok(Self::default()), |name| name.parse())
+    }
+}
+
+impl std::fmt::Display for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::OsmProxy => "osm-proxy",
+            Self::Envoy => "envoy",
+        })
+    }
+}
+
+impl std::str::FromStr for Driver {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "osm-proxy" | "" => Ok(Self::OsmProxy),
+            "envoy" => Ok(Self::Envoy),
+            other => bail!("DRIVER={other}: must be osm-proxy or envoy"),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::scene::Scene;
 mod acl;
 mod acl_details;
 mod demo;
+mod drivers;
 mod egr;
 mod ing;
 mod inj;
@@ -71,6 +72,7 @@ pub fn all() -> Vec<&'static Scenario> {
         acl::ALL,
         acl_details::ALL,
         demo::ALL,
+        drivers::ALL,
         ing::ALL,
         inj::ALL,
         inj_details::ALL,
