@@ -4,8 +4,12 @@
 
 mod books;
 mod certificates;
+mod flaky;
+mod hello;
 mod http;
 mod httpbin;
+mod judges;
+mod load;
 mod outside;
 mod sniff;
 mod tcp;
@@ -28,6 +32,18 @@ enum Role {
     Outside(outside::Options),
     /// An HTTP server with the pages of httpbin: /get /headers /ip /status/N /anything /delay/N
     Httpbin(httpbin::Options),
+    /// An HTTP server that fails or is slow by rule: /every/N/STATUS /first/N/STATUS /late/N/MS /seen/PATH
+    Flaky(flaky::Options),
+    /// Makes many HTTP requests and counts the answers
+    Load(load::Options),
+    /// A gRPC server: hello.HelloService and health
+    Grpc(hello::ServerOptions),
+    /// Calls a method of that server
+    GrpcCall(hello::ClientOptions),
+    /// An external authorizer for proxies (envoy.service.auth.v3)
+    Authz(judges::AuthorizerOptions),
+    /// A rate limit service for proxies (envoy.service.ratelimit.v3)
+    Rls(judges::LimiterOptions),
     /// A TCP server that answers every line with `echo response: ` and the line
     TcpEcho(tcp::EchoOptions),
     /// A TCP server that speaks first
@@ -76,6 +92,12 @@ fn serve(role: Role) -> anyhow::Result<()> {
             match role {
                 Role::Outside(options) => outside::run(options).await,
                 Role::Httpbin(options) => httpbin::run(options).await,
+                Role::Flaky(options) => flaky::run(options).await,
+                Role::Load(options) => load::run(options).await,
+                Role::Grpc(options) => hello::serve(options).await,
+                Role::GrpcCall(options) => hello::call(options).await,
+                Role::Authz(options) => judges::authorize(options).await,
+                Role::Rls(options) => judges::limit_rates(options).await,
                 Role::TcpEcho(options) => tcp::echo(options).await,
                 Role::Banner(options) => tcp::banner(options).await,
                 Role::Bookbuyer(options) => books::buyer::buy(options).await,
