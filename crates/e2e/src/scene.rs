@@ -330,11 +330,11 @@ pub async fn reset(stage: &Stage, driver: Driver) -> Result<()> {
         "traffic": {
             "enableEgress": false, "enablePermissiveTrafficPolicyMode": false,
             "outboundIPRangeExclusionList": [], "outboundIPRangeInclusionList": [],
-            "outboundPortExclusionList": [], "inboundPortExclusionList": []
+            "outboundPortExclusionList": [], "inboundPortExclusionList": [], "inboundExternalAuthorization": null
         },
         "sidecar": { "sidecarClass": driver.to_string(), "localProxyMode": "Localhost", "resources": null },
         "certificate": { "ingressGateway": null },
-        "featureFlags": { "enableEgressPolicy": true }
+        "featureFlags": { "enableEgressPolicy": true, "enableRetryPolicy": false }
     });
     patch_mesh_config(stage, spec).await
 }

@@ -10,17 +10,23 @@ use crate::scene::Scene;
 
 mod acl;
 mod acl_details;
+mod cb;
 mod demo;
 mod drivers;
 mod egr;
+mod ext;
+mod grpc;
 mod ing;
 mod inj;
 mod inj_details;
 mod ipt;
 mod perm;
+mod rl;
+mod rty;
 mod spec;
 mod split;
 mod tcp;
+mod traffic;
 
 /// One acceptance scenario.
 pub struct Scenario {
@@ -80,6 +86,11 @@ pub fn all() -> Vec<&'static Scenario> {
         spec::ALL,
         split::ALL,
         tcp::ALL,
+        grpc::ALL,
+        cb::ALL,
+        rl::ALL,
+        rty::ALL,
+        ext::ALL,
     ]
     .into_iter()
     .flatten()
