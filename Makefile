@@ -4,6 +4,7 @@ SHELL := /bin/bash
 CLUSTER ?= embedded
 DRIVER ?= osm-proxy
 AREA ?=
+DEMO ?= egress bookstore
 PRIORITY ?=
 SECONDS ?= 30
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
@@ -17,10 +18,10 @@ help: ## this list
 build: ## the three executables, into target/debug
 	cargo build --locked -p cli -p proxy -p apps -p e2e -p parity
 
-demo: ## the mesh at work, told line by line (CLUSTER=embedded|kubernetes)
+demo: ## the mesh at work, told line by line: DEMO="egress bookstore" CLUSTER=embedded|kubernetes
 	@scripts/deps demo
 	@$(MAKE) --no-print-directory build
-	@scripts/on-cluster $(CLUSTER) $(BIN)/osm demo egress
+	@scripts/on-cluster $(CLUSTER) scripts/demos $(BIN)/osm $(DEMO)
 
 test: ## everything on the embedded cluster: lint, units, demo, tutorials, scenarios
 	@scripts/deps test
