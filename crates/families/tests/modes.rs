@@ -132,6 +132,50 @@ fn an_external_authorizer_that_cannot_be_asked_lets_nobody_in() {
 }
 
 #[test]
+fn obs_06_the_collector_of_the_mesh_config_is_told() {
+    let tracing = |spec: serde_json::Value| {
+        let mut world = versions(http());
+        world.apply::<api::config::v1alpha2::MeshConfig>(json!({
+            "metadata": {"namespace": "osm-system", "name": "osm-mesh-config"},
+            "spec": {"observability": {"tracing": spec}},
+        }));
+        let mesh = world.mesh();
+        let workload = mesh.workload("client").unwrap();
+        let tracing = mesh.compile(workload).tracing;
+        let tracing = tracing.map(|t| format!("{}:{}{} {}", t.host, t.port, t.path, t.sampled));
+        (tracing, world.problems().len())
+    };
+    let own = "jaeger.osm-system.svc.cluster.local:9411/api/v2/spans";
+    for (spec, expected, problems) in [
+        (json!({"enable": false, "address": "x"}), None, 0),
+        (json!({"enable": true}), Some(format!("{own} 10000")), 0),
+        (
+            json!({"enable": true, "address": "zipkin.obs", "port": 65535, "endpoint": "/s", "sampledFraction": "0.25"}),
+            Some("zipkin.obs:65535/s 2500".to_owned()),
+            0,
+        ),
+        (
+            json!({"enable": true, "sampledFraction": 0}),
+            Some(format!("{own} 0")),
+            0,
+        ),
+        (
+            json!({"enable": true, "sampledFraction": "1.5"}),
+            Some(format!("{own} 10000")),
+            1,
+        ),
+        (
+            json!({"enable": true, "endpoint": "spans"}),
+            Some(format!("{own} 10000")),
+            1,
+        ),
+        (json!({"enable": true, "port": 0}), None, 1),
+    ] {
+        assert_eq!(tracing(spec.clone()), (expected, problems), "{spec}");
+    }
+}
+
+#[test]
 fn split_01_to_07_weights() {
     for (v1, v2, expected) in [
         (100.0, 0.0, pods(&["v1"])),

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::{
     identity::Identity,
     limits::{Authorizer, ConnectionLimits, RequestLimit, RetryPolicy, TokenBucket},
-    mesh::TlsParameters,
+    mesh::{TlsParameters, Tracing},
     policy::{HttpMatch, PortSet},
     provenance::Provenance,
     quota::{ConnectionQuota, Counted, RequestQuota},
@@ -22,6 +22,8 @@ pub struct ProxyConfig {
     pub tls: TlsParameters,
     /// Who judges every inbound request beside the grants.
     pub authorizer: Option<Arc<Authorizer>>,
+    /// Who is told of requests.
+    pub tracing: Option<Arc<Tracing>>,
     /// What the application may dial; `None` = nothing, the port is not even open.
     pub outbound: Option<Outbound>,
     /// What others may send to the application; `None` = nothing, the port is not even open.

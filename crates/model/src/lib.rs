@@ -27,7 +27,7 @@ pub use limits::{
     Authorizer, Bound, CircuitBreaker, ConnectionLimits, PathLimit, RequestLimit, RetryPolicy,
     RetryRule, TokenBucket, UpstreamSetting,
 };
-pub use mesh::{Mesh, MeshParts, MeshSettings, TlsParameters};
+pub use mesh::{Mesh, MeshParts, MeshSettings, TlsParameters, Tracing};
 pub use policy::{
     Authorization, Backend, EgressPort, EgressProtocol, EgressRule, HttpGrant, HttpMatch,
     IngressClients, IngressRule, IngressTls, PortSet, Split,

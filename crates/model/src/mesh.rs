@@ -30,6 +30,21 @@ pub struct MeshSettings {
     pub requests_blocked: bool,
     /// TLS inside the mesh.
     pub tls: TlsParameters,
+    /// Who is told of requests.
+    pub tracing: Option<Arc<Tracing>>,
+}
+
+/// A collector of traces, and which requests it is told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tracing {
+    /// Host name or address of the collector.
+    pub host: Arc<str>,
+    /// Its port.
+    pub port: u16,
+    /// The path that takes spans.
+    pub path: Arc<str>,
+    /// So many of ten thousand requests, unless their context says otherwise.
+    pub sampled: u16,
 }
 
 /// TLS versions, ciphers and curves inside the mesh, in Envoy's words; empty = the proxy's defaults.

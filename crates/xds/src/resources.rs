@@ -14,6 +14,7 @@ mod quota;
 mod rbac;
 mod route;
 mod secret;
+mod tracing;
 
 use std::{collections::BTreeMap, hash::Hasher, sync::Arc};
 
@@ -91,6 +92,10 @@ pub fn snapshot(config: &ProxyConfig, trust: &TrustBundle) -> Snapshot {
         .filter(|_| config.inbound.is_some())
     {
         let cluster = authorizer::cluster(config, authorizer);
+        snapshot.add(CLUSTER, &cluster.name, build::any(&cluster));
+    }
+    if let Some(tracing) = &config.tracing {
+        let cluster = tracing::cluster(config, tracing);
         snapshot.add(CLUSTER, &cluster.name, build::any(&cluster));
     }
     if config.scraped {

@@ -29,6 +29,7 @@ pub(crate) fn compile(mesh: &Mesh, workload: &Workload) -> ProxyConfig {
         identity: mesh.identity(&workload.account),
         tls: mesh.settings.tls.clone(),
         authorizer: mesh.settings.authorizer.clone(),
+        tracing: mesh.settings.tracing.clone(),
         outbound,
         inbound,
         scraped: workload.scraped,

@@ -17,12 +17,12 @@ use envoy_types::pb::{
 };
 use model::{Access, Forward, InboundChain, IngressChain, ProxyConfig, WeightedCluster};
 
-use super::{authorizer, build, limit, quota, rbac};
+use super::{authorizer, build, limit, quota, rbac, tracing};
 
 /// Filters of an outbound chain.
-pub(super) fn outbound(name: &str, forward: &Forward) -> Vec<Filter> {
+pub(super) fn outbound(config: &ProxyConfig, name: &str, forward: &Forward) -> Vec<Filter> {
     vec![match forward {
-        Forward::Http(table) => http(name, table, Vec::new()),
+        Forward::Http(table) => http(config, name, table, Vec::new()),
         Forward::Tcp(clusters) => tcp(name, clusters),
     }]
 }
@@ -51,7 +51,7 @@ pub(super) fn inbound(config: &ProxyConfig, chain: &InboundChain) -> Vec<Filter>
                 let asking = quota::request_filter(stage, asked);
                 before.push(http_filter(&quota::request_filter_name(stage), asking));
             }
-            http(&chain.name, table, before)
+            http(config, &chain.name, table, before)
         }
         Forward::Tcp(clusters) => tcp(&chain.name, clusters),
     });
@@ -61,7 +61,7 @@ pub(super) fn inbound(config: &ProxyConfig, chain: &InboundChain) -> Vec<Filter>
 /// The filter of a chain for clients outside the mesh.
 pub(super) fn ingress(config: &ProxyConfig, chain: &IngressChain) -> Filter {
     let before = inbound_http_filters(config, &chain.requests, false);
-    http(&chain.name, &chain.table, before)
+    http(config, &chain.name, &chain.table, before)
 }
 
 /// In this order: what is forbidden uses up no limit, and what is over a limit is not shown to the authorizer
@@ -94,8 +94,8 @@ fn filter(name: &str, config: Any) -> Filter {
 }
 
 /// `before`: the filters in front of the router.
-fn http(stat_prefix: &str, table: &str, before: Vec<HttpFilter>) -> Filter {
-    let manager = manager(
+fn http(config: &ProxyConfig, stat_prefix: &str, table: &str, before: Vec<HttpFilter>) -> Filter {
+    let mut manager = manager(
         stat_prefix,
         http_connection_manager::RouteSpecifier::Rds(Rds {
             config_source: build::ads(),
@@ -103,6 +103,7 @@ fn http(stat_prefix: &str, table: &str, before: Vec<HttpFilter>) -> Filter {
         }),
         before,
     );
+    manager.tracing = config.tracing.as_deref().map(tracing::tracing);
     filter(
         "envoy.filters.network.http_connection_manager",
         build::any(&manager),

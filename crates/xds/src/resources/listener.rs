@@ -49,13 +49,16 @@ const INSPECTION_MILLISECONDS: i32 = 200;
 
 /// Those of its listeners that have anything to do.
 pub(super) fn listeners(config: &ProxyConfig) -> Vec<Listener> {
-    let outbound = config.outbound.as_ref().map(outbound);
+    let outbound = config
+        .outbound
+        .as_ref()
+        .map(|value| outbound(config, value));
     let inbound = config.inbound.as_ref().map(|value| inbound(config, value));
     let metrics = config.scraped.then(prometheus);
     outbound.into_iter().chain(inbound).chain(metrics).collect()
 }
 
-fn outbound(value: &Outbound) -> Listener {
+fn outbound(config: &ProxyConfig, value: &Outbound) -> Listener {
     let passthrough = value.passthrough.then(|| {
         let name = "passthrough-outbound";
         FilterChain {
@@ -90,14 +93,14 @@ fn outbound(value: &Outbound) -> Listener {
         filter_chains: value
             .chains
             .iter()
-            .map(|chain| outbound_chain(chain))
+            .map(|chain| outbound_chain(config, chain))
             .collect(),
         default_filter_chain: passthrough,
         ..Default::default()
     }
 }
 
-fn outbound_chain(value: &OutboundChain) -> FilterChain {
+fn outbound_chain(config: &ProxyConfig, value: &OutboundChain) -> FilterChain {
     let mut matches = FilterChainMatch {
         destination_port: build::number(value.matches.port.into()),
         prefix_ranges: value.matches.addresses.iter().map(build::cidr).collect(),
@@ -117,7 +120,7 @@ fn outbound_chain(value: &OutboundChain) -> FilterChain {
     FilterChain {
         name: value.name.to_string(),
         filter_chain_match: Some(matches),
-        filters: chain::outbound(&value.name, &value.forward),
+        filters: chain::outbound(config, &value.name, &value.forward),
         metadata: build::origin(&value.provenance),
         ..Default::default()
     }

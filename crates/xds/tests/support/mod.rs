@@ -11,7 +11,7 @@ use model::{
     HttpGrant, HttpMatch, IngressClients, IngressRule, IngressTls, Mesh, MeshParts, MeshSettings,
     PathLimit, PortSet, Protocol, Provenance, ProxyConfig, QuotaService, RequestLimit,
     RequestQuota, RetryPolicy, RetryRule, Service, ServiceAccount, ServicePort, Split,
-    TlsParameters, TokenBucket, UpstreamSetting, Workload,
+    TlsParameters, TokenBucket, Tracing, UpstreamSetting, Workload,
 };
 
 /// Name and configuration of every case.
@@ -129,7 +129,7 @@ fn ingress() -> MeshParts {
     }
 }
 
-/// Everything an UpstreamTrafficSetting, a Retry and an external authorizer add.
+/// Everything an UpstreamTrafficSetting, a Retry and an external authorizer and a collector of traces add.
 fn limits() -> MeshParts {
     let bucket = |fill| TokenBucket {
         capacity: fill + 10,
@@ -200,9 +200,16 @@ fn limits() -> MeshParts {
         fail_open: false,
         stat_prefix: "inboundExtAuthz".into(),
     };
+    let tracing = Tracing {
+        host: "jaeger.osm-system.svc.cluster.local".into(),
+        port: 9411,
+        path: "/api/v2/spans".into(),
+        sampled: 1250,
+    };
     MeshParts {
         settings: MeshSettings {
             permissive: true,
+            tracing: Some(Arc::new(tracing)),
             authorizer: Some(Arc::new(authorizer)),
             ..settings()
         },

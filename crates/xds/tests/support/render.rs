@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::network::local_ratelimit::v3::L
 use envoy_types::pb::envoy::{
     config::{
         cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
-        rbac::v3::Rbac, route::v3::RouteConfiguration,
+        rbac::v3::Rbac, route::v3::RouteConfiguration, trace::v3::ZipkinConfig,
     },
     extensions::{
         filters::{
@@ -50,7 +50,7 @@ fn any(type_url: &str, value: &[u8]) -> String {
         (M::type_url() == type_url).then(|| format!("{:#?}", M::decode(value).unwrap()))
     }
     type Decoder = fn(&str, &[u8]) -> Option<String>;
-    let decoders: [Decoder; 21] = [
+    let decoders: [Decoder; 22] = [
         debug::<Cluster>,
         debug::<ClusterLoadAssignment>,
         debug::<Listener>,
@@ -78,6 +78,7 @@ fn any(type_url: &str, value: &[u8]) -> String {
         debug::<ExtAuthz>,
         debug::<envoy_types::pb::envoy::extensions::filters::http::ratelimit::v3::RateLimit>,
         debug::<envoy_types::pb::envoy::extensions::filters::network::ratelimit::v3::RateLimit>,
+        debug::<ZipkinConfig>,
     ];
     let text = decoders.iter().find_map(|decode| decode(type_url, value));
     tidy(&text.unwrap_or_else(|| panic!("no decoder for {type_url}")))
@@ -91,7 +92,7 @@ fn rules(rules: Option<Rbac>) -> String {
 }
 
 /// Enum fields that say no more than that nothing was said.
-const DEFAULTS: [&str; 16] = [
+const DEFAULTS: [&str; 17] = [
     "cluster_not_found_response_code: ServiceUnavailable",
     "codec_type: Auto",
     "dns_lookup_family: Auto",
@@ -107,6 +108,7 @@ const DEFAULTS: [&str; 16] = [
     "protocol_selection: UseConfiguredProtocol",
     "server_header_transformation: Overwrite",
     "source_type: Any",
+    "trace_context_option: UseB3",
     "trust_chain_verification: VerifyTrustChain",
 ];
 
