@@ -10,12 +10,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use envoy_types::pb::envoy::config::bootstrap::v3 as pb;
 use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::overload::v3 as pb_overload;
 use envoy_types::pb::envoy::config::trace::v3 as trace;
 use prost::{Message, Name};
 use serde_json::{Map, Value as Json};
 use xds::client::{Any, Kind, Mode, Rejected};
 
 use crate::config::{self, support};
+use crate::overload;
 use crate::spans::Tracer;
 
 /// A bootstrap file is written by hand; a secret or a static route table fits well below this.
@@ -38,6 +40,8 @@ pub struct Bootstrap {
     pub resources: Vec<StaticResource>,
     /// The tracer of connection managers that name none.
     pub tracer: Option<Arc<Tracer>>,
+    /// What is done when something runs out, where it is said.
+    pub overload: Option<overload::Settings>,
     /// Set, and of no effect.
     pub ignored: support::Ignored,
     /// All of it as protobuf, for `/config_dump`.
@@ -97,6 +101,7 @@ impl Bootstrap {
             ads: ads(message.dynamic_resources.as_ref()).context("dynamic_resources")?,
             resources,
             tracer: tracer(message.tracing.as_ref())?,
+            overload: overload(message.overload_manager.as_ref())?,
             ignored,
             bytes,
         };
@@ -310,6 +315,13 @@ fn tracer(message: Option<&trace::Tracing>) -> anyhow::Result<Option<Arc<Tracer>
     let made =
         made.map_err(|Rejected { path, reason }| anyhow!("tracing.http.{path}: {reason}"))?;
     Ok(Some(Arc::new(made)))
+}
+
+fn overload(
+    message: Option<&pb_overload::OverloadManager>,
+) -> anyhow::Result<Option<overload::Settings>> {
+    let made = message.map(config::overload::settings).transpose();
+    made.map_err(|Rejected { path, reason }| anyhow!("overload_manager.{path}: {reason}"))
 }
 
 fn address(message: &core::Address) -> anyhow::Result<SocketAddr> {

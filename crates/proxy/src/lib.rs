@@ -40,6 +40,7 @@ pub mod listeners;
 pub mod matcher;
 pub mod net;
 pub mod network;
+pub mod overload;
 pub mod probes;
 pub mod proxy_protocol;
 pub mod rbac;

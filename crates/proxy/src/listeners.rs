@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::connection::serve;
 use crate::listener::{Address, Binding, Direction, Listener};
+use crate::overload::Action;
 use crate::snapshot::Snapshot;
 use crate::socket_options::{Family, Moment, Setting, apply};
 use crate::stats::ListenerStats;
@@ -23,6 +24,11 @@ use crate::worker::{Place, Shared, Worker};
 
 /// How long the accept loop rests when the system refuses to accept: descriptors come back within this.
 const REST: Duration = Duration::from_millis(50);
+
+/// The process has as many files open as it may …
+const EMFILE: i32 = nix::errno::Errno::EMFILE as i32;
+/// … or the system has.
+const ENFILE: i32 = nix::errno::Errno::ENFILE as i32;
 
 /// The sockets that are open.
 pub struct Listeners {
@@ -243,13 +249,28 @@ impl Accepting {
                 _ = self.closed.changed() => return self.finish(socket),
             };
             match accepted {
-                Ok((stream, source)) => self.take(stream, source),
+                Ok((stream, source)) => {
+                    self.hold().await;
+                    self.take(stream, source);
+                }
                 Err(error) => {
                     // Out of descriptors, or the client is already gone: neither is worth a busy loop.
                     tracing::debug!(%error, "accept failed");
+                    if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
+                        self.shared.overload.exhausted();
+                    }
                     tokio::time::sleep(REST).await;
                 }
             }
+        }
+    }
+
+    /// Waits while the overload manager lets no connection in, if the listener stays: those behind this one wait in the
+    /// kernel's queue.
+    async fn hold(&self) {
+        while self.shared.overload.is(Action::StopConnections) && self.closed.has_changed().is_ok()
+        {
+            tokio::time::sleep(REST).await;
         }
     }
 
@@ -272,6 +293,10 @@ impl Accepting {
         let listener = self.current.load_full();
         let stats = self.shared.stats.listener(&listener.stat_name);
         stats.connections.increment();
+        if self.shared.overload.is(Action::RejectConnections) {
+            stats.overload_refused.increment();
+            return;
+        }
         let Some(place) = self.shared.enter(listener.ignores_limit) else {
             // At the limit: closing at once is the cheapest refusal.
             stats.global_overflow.increment();

@@ -43,7 +43,7 @@ pub enum Reason {
     InspectionTimeout,
     /// The connection came to the proxy's own port.
     Loop,
-    /// Too many connections.
+    /// The proxy is short of memory or descriptors.
     Overloaded,
     /// The client went away.
     ClientGone,
@@ -365,7 +365,13 @@ impl Reason {
                 "Coming soon ...",
                 Upstream,
             ),
-            Reason::Overloaded => row("overload", "OM", S::SERVICE_UNAVAILABLE, "", Local),
+            Reason::Overloaded => row(
+                "overload",
+                "OM",
+                S::SERVICE_UNAVAILABLE,
+                "envoy overloaded",
+                Local,
+            ),
             Reason::DropOverload => row(
                 "drop_overload",
                 "DO",

@@ -18,6 +18,7 @@ use crate::cluster::Upkeep;
 use crate::config::{ConfigParser, Resource};
 use crate::control_plane::ControlPlane;
 use crate::listeners::Listeners;
+use crate::overload;
 use crate::settings::{Settings, XdsMode};
 use crate::snapshot::Builder;
 use crate::spans::Own;
@@ -50,10 +51,13 @@ pub fn run(settings: Settings, set_level: SetLevel) -> anyhow::Result<()> {
     } else {
         AccessLog::stdout(stats.clone())
     };
-    let limit = match settings.max_connections {
+    let descriptors = descriptors();
+    let overload = overload_settings(&settings, descriptors);
+    let limit = match (settings.max_connections, overload.connections) {
+        (0, Some(limit)) => limit,
         // A proxied connection takes two descriptors.
-        0 => descriptors().saturating_sub(RESERVED) / 2,
-        limit => limit,
+        (0, None) => descriptors.saturating_sub(RESERVED) / 2,
+        (limit, _) => limit,
     };
     let own = Arc::new(OwnCertificate::default());
     let shared = Arc::new(Shared::new(stats, log, own, limit.max(1)));
@@ -70,7 +74,12 @@ pub fn run(settings: Settings, set_level: SetLevel) -> anyhow::Result<()> {
         "proxy starts"
     );
     let control = RuntimeBuilder::new_current_thread().enable_all().build()?;
-    let outcome = control.block_on(supervise(settings, set_level, shared, workers));
+    let outcome = control.block_on(async {
+        let watching = tokio::spawn(overload::watch(shared.clone(), overload));
+        let outcome = supervise(settings, set_level, shared, workers).await;
+        watching.abort();
+        outcome
+    });
     drop(stop);
     outcome
 }
@@ -171,6 +180,16 @@ async fn supervise(
         () = again => {}
     }
     Ok(())
+}
+
+/// What is watched: what the bootstrap file says, or our own.
+fn overload_settings(settings: &Settings, descriptors: usize) -> overload::Settings {
+    let given = settings.bootstrap.as_ref();
+    let given = given.and_then(|bootstrap| bootstrap.overload.clone());
+    given.unwrap_or_else(|| {
+        let descriptors = u64::try_from(descriptors).unwrap_or(u64::MAX);
+        overload::Settings::own(descriptors, overload::memory_limit())
+    })
 }
 
 /// What spans say of the proxy.

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 
 use crate::access::AccessLog;
 use crate::bell::Bell;
+use crate::overload::Overload;
 use crate::snapshot::Snapshot;
 use crate::spans::Tracers;
 use crate::stats::Stats;
@@ -37,6 +38,8 @@ pub struct Shared {
     pub service_cluster: OnceLock<String>,
     /// Where spans go.
     pub tracers: Tracers,
+    /// What is scarce, and what is done about it.
+    pub overload: Overload,
     connections: AtomicUsize,
     connection_limit: usize,
 }
@@ -82,6 +85,7 @@ impl Shared {
             unhealthy: AtomicBool::new(false),
             service_cluster: OnceLock::new(),
             tracers: Tracers::default(),
+            overload: Overload::default(),
             connections: AtomicUsize::new(0),
             connection_limit,
         }

@@ -139,7 +139,8 @@ impl Process {
 
     /// What its administration answers; none if it does not.
     pub async fn admin(&self, path: &str) -> Option<(u16, String)> {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         let limit = Duration::from_secs(5);
         let exchange = client::h1::exchange(self.admin, request.as_bytes(), &["GET"], limit).await;
         let response = exchange.responses.into_iter().next()?;

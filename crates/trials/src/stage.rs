@@ -54,6 +54,8 @@ pub struct Plan {
     pub ads: IpAddr,
     /// Where the server's sidecar has its ports.
     pub server_address: IpAddr,
+    /// More of the client's bootstrap file.
+    pub client_more: String,
 }
 
 /// The pair.
@@ -79,6 +81,7 @@ impl Default for Plan {
             client_prefix: Vec::new(),
             ads: LOCAL,
             server_address: LOCAL,
+            client_more: String::new(),
         }
     }
 }
@@ -118,8 +121,9 @@ impl Stage {
             authority.workload("client", "ns"),
             authority.workload("server", "ns"),
         ];
-        let start = |node: &str, program, prefix: &[String], admin| {
+        let start = |node: &str, program, prefix: &[String], admin, more: &str| {
             let mut bootstrap = Bootstrap::new(node, gate.address);
+            more.clone_into(&mut bootstrap.more);
             bootstrap.admin.set_ip(admin);
             let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
             match program {
@@ -132,8 +136,10 @@ impl Stage {
             plan.server,
             &plan.server_prefix,
             plan.server_address,
+            "",
         );
-        let client = start("client", plan.client, &plan.client_prefix, LOCAL);
+        let more = &plan.client_more;
+        let client = start("client", plan.client, &plan.client_prefix, LOCAL, more);
         let (Some(client), Some(server)) = (client, server) else {
             bail!("no proxy: build osm-proxy first (cargo build -p proxy), or set OSM_PROXY_BIN");
         };

@@ -1,7 +1,7 @@
 //! The administration on loopback, under Envoy's paths. What changes something wants POST; no key is ever shown.
 
 mod dump;
-mod pages;
+pub(crate) mod pages;
 mod query;
 mod statistics;
 

@@ -157,7 +157,7 @@ fn certificate(der: &CertificateDer<'_>) -> Option<Json> {
 }
 
 /// Bytes of resident and of anonymous memory.
-pub(super) fn memory() -> Option<(u64, u64)> {
+pub(crate) fn memory() -> Option<(u64, u64)> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;

@@ -48,6 +48,7 @@ impl Admin {
         let mut samples = Samples::default();
         self.measure();
         self.shared.stats.sample(&mut samples);
+        self.shared.overload.sample(&mut samples);
         self.subscriptions(&mut samples);
         let snapshot = self.shared.snapshot.load();
         let mut clusters: Vec<_> = snapshot.clusters.iter().collect();

@@ -9,6 +9,7 @@ mod hash;
 mod http;
 mod listener;
 mod matching;
+pub(crate) mod overload;
 mod rbac;
 mod route;
 pub mod support;

@@ -32,6 +32,7 @@ use crate::access::{RequestHead, field, milliseconds};
 use crate::cluster::{Cluster, Hashed, hash};
 use crate::connection::Connection;
 use crate::listener::{HttpManager, RouteSource, ServerHeader};
+use crate::overload::Action as Overloaded;
 use crate::reason::Reason;
 use crate::route::{
     Action, Certificate, Client, Forward, Found, PathMatch, Redirect, Respond, RouteTable,
@@ -175,6 +176,10 @@ impl<'a, 'c> Way<'a, 'c> {
 
     /// Checks the request and takes from it what is this hop's.
     fn enter(&mut self) -> Result<(), Unfit> {
+        let overload = &self.http.connection.worker.shared.overload;
+        if overload.is(Overloaded::StopRequests) {
+            return Err(Reason::Overloaded.into());
+        }
         let connection = &self.http.connection;
         let origin = Origin {
             source: connection.peer.source,

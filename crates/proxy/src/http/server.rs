@@ -12,6 +12,7 @@ use super::{h1, h2};
 use crate::connection::{Connection, is_http2};
 use crate::listener::{Codec, HttpManager, Terminal};
 use crate::net::{Replay, Stream};
+use crate::overload::Action;
 use crate::stats::{Counter, Gauge};
 
 /// How long a client may take for its first bytes where the connection manager sets no idle timeout.
@@ -133,7 +134,9 @@ impl HttpConnection {
     /// Whether the request that has arrived is its last.
     pub fn is_worn(&self, manager: &HttpManager) -> bool {
         let served = self.requests.load(Ordering::Relaxed).saturating_add(1);
+        let overload = &self.connection.worker.shared.overload;
         self.is_draining()
+            || overload.is(Action::DisableKeepAlive)
             || manager
                 .max_requests_per_connection
                 .is_some_and(|limit| served >= limit)

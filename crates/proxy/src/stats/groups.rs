@@ -66,14 +66,6 @@ group! {
         listeners_active: Gauge = "listener_manager.total_listeners_active",
         /// Connections refused for the global limit.
         connections_refused: Counter = "overload.global_downstream_max_connections.rejected",
-        /// Accepting is paused for want of descriptors or memory.
-        accept_paused: Gauge = "overload.envoy.overload_actions.stop_accepting_connections.active",
-        /// New requests are refused for want of descriptors or memory.
-        requests_refused: Gauge = "overload.envoy.overload_actions.stop_accepting_requests.active",
-        /// Percent of the descriptors in use.
-        descriptor_pressure: Gauge = "overload.osm.descriptors.pressure",
-        /// Percent of the memory in use.
-        memory_pressure: Gauge = "overload.osm.memory.pressure",
         /// xDS streams opened.
         streams: Counter = "osm_proxy.xds_streams",
         /// Certificates received.

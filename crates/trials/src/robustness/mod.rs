@@ -4,7 +4,9 @@ mod application;
 mod connections;
 mod load;
 mod network;
+mod overload;
 mod pushes;
+mod shutdown;
 mod upstreams;
 
 use crate::Trial;
@@ -34,6 +36,15 @@ pub const TRIALS: &[Trial] = &[
     }),
     ("no file descriptors left", |_| {
         Box::pin(connections::exhaustion())
+    }),
+    ("a sidecar short of something", |_| {
+        Box::pin(overload::injected())
+    }),
+    ("the client's sidecar is told to stop", |_| {
+        Box::pin(shutdown::of_client())
+    }),
+    ("the server's sidecar is told to stop", |_| {
+        Box::pin(shutdown::of_server())
     }),
     ("ten thousand connections come and go", |_| {
         Box::pin(connections::ten_thousand())

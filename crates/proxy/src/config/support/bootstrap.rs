@@ -4,6 +4,7 @@ use super::cluster::CLUSTER;
 use super::common::ADDRESS;
 use super::listener::LISTENER;
 use super::message;
+use super::overload::OVERLOAD_MANAGER;
 use super::tls::SECRET;
 use super::tracing::BOOTSTRAP_TRACING;
 
@@ -20,7 +21,7 @@ message!(BOOTSTRAP, "envoy.config.bootstrap.v3.Bootstrap", {
     12 admin: into ADMIN,
     13 stats_config: ignore "all default tags are extracted, all statistics kept",
     14 hds_config: refuse,
-    15 overload_manager: ignore "no overload actions yet: connections are bounded by the limit of descriptors",
+    15 overload_manager: into OVERLOAD_MANAGER,
     16 enable_dispatcher_stats: ignore "no such statistics",
     17 layered_runtime: ignore "no runtime keys",
     18 header_prefix: zero "headers are named x-envoy-",

@@ -13,6 +13,7 @@ mod ext_authz;
 mod filters;
 mod http;
 mod listener;
+mod overload;
 mod rate_limit;
 mod route;
 mod tls;
