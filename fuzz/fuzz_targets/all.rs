@@ -3,9 +3,11 @@
 #![no_main]
 
 mod format;
+mod frames;
 mod h1;
 mod http;
 mod names;
+mod operations;
 mod seeds;
 mod wire;
 mod xds;
@@ -40,6 +42,10 @@ const TARGETS: &[Target] = &[
     http::SANITIZE,
     names::CERTIFICATE,
     names::MATCHER,
+    frames::FRAMES,
+    operations::PROXY_PROTOCOL,
+    operations::TRACE_CONTEXT,
+    operations::BOOTSTRAP,
 ];
 
 static CHOSEN: OnceLock<&'static Target> = OnceLock::new();
