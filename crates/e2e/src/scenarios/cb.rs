@@ -189,7 +189,7 @@ async fn connections(scene: &Scene<'_>) -> Result<()> {
         ])
         .await?;
     let host = pair.host();
-    let echo = format!("echo more | nc -w 5 {host} 9000");
+    let echo = format!("echo more | nc -N -w 5 {host} 9000");
     let answered = async |wanted: bool| {
         eventually(PATIENCE, async || {
             let said = scene.sh(&pair.client, &echo).await?;

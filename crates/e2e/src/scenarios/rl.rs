@@ -231,7 +231,7 @@ async fn echo(scene: &Scene<'_>) -> Result<Pair> {
 /// Of ten connections so many echo.
 async fn echoes(pair: &Pair, scene: &Scene<'_>, is_so: fn(usize) -> bool) -> Result<()> {
     let line = format!(
-        "for i in 1 2 3 4 5 6 7 8 9 10; do echo hello | nc -w 5 {} 9000; done",
+        "for i in 1 2 3 4 5 6 7 8 9 10; do echo hello | nc -N -w 5 {} 9000; done",
         pair.host()
     );
     eventually(PATIENCE, async || {

@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 pub mod call;
+pub mod cluster;
 pub mod shop;
+pub mod sidecar;
 
 use families::{Index, Object, Settings};
 use model::{Mesh, Problem};
