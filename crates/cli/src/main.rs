@@ -8,8 +8,12 @@ mod environment;
 mod install;
 mod mesh;
 mod meshes;
+mod metrics;
 mod namespace;
+mod pods;
+mod policy;
 mod problems;
+mod proxy;
 mod rollout;
 mod table;
 mod uninstall;
@@ -43,6 +47,15 @@ enum Command {
     /// Namespaces of a mesh
     #[command(subcommand, visible_alias = "ns")]
     Namespace(namespace::Command),
+    /// Prometheus' scraping of a namespace's sidecars
+    #[command(subcommand)]
+    Metrics(metrics::Command),
+    /// What policies allow
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// The administration of a pod's sidecar
+    #[command(subcommand)]
+    Proxy(proxy::Command),
     /// Versions of this program and of the control planes
     Version(version::VersionArgs),
     /// Settings of this program
@@ -121,6 +134,9 @@ async fn run_command(command: Command, environment: &Environment) -> anyhow::Res
         Command::Uninstall(command) => uninstall::run(command, environment).await?,
         Command::Mesh(command) => mesh::run(command).await?,
         Command::Namespace(command) => namespace::run(command).await?,
+        Command::Metrics(command) => metrics::run(command).await?,
+        Command::Policy(command) => policy::run(command, environment).await?,
+        Command::Proxy(command) => proxy::run(command).await?,
         Command::Version(args) => version::run(args).await?,
         Command::Env => environment.print()?,
         Command::Local(_) | Command::Demo(_) | Command::Role(_) => {

@@ -198,7 +198,8 @@ fn row(namespace: Namespace) -> [String; 3] {
     ]
 }
 
-async fn get(client: &Client, name: &str) -> anyhow::Result<Namespace> {
+/// A namespace by its name.
+pub async fn get(client: &Client, name: &str) -> anyhow::Result<Namespace> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     namespaces.get(name).await.map_err(|error| {
         if is_absent(&error) {
@@ -209,7 +210,8 @@ async fn get(client: &Client, name: &str) -> anyhow::Result<Namespace> {
     })
 }
 
-async fn change(client: &Client, name: &str, patch: Value) -> anyhow::Result<()> {
+/// Merges a change into a namespace.
+pub async fn change(client: &Client, name: &str, patch: Value) -> anyhow::Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let changed = namespaces
         .patch(name, &PatchParams::default(), &Patch::Merge(patch))

@@ -64,6 +64,18 @@ fn mistakes_are_one_line_and_status_1() {
             &["mesh", "list"],
             "Error: no usable kubeconfig: failed to read kubeconfig from",
         ),
+        (
+            &["metrics", "enable"],
+            "Error: the following required arguments were not provided",
+        ),
+        (
+            &["policy", "check-pods", "a/b/c", "d"],
+            "Error: Pod name should be of the form <namespace/pod>, or <pod> for default namespace, got \"a/b/c\"",
+        ),
+        (
+            &["proxy", "get", "stats", "curl"],
+            "Error: no usable kubeconfig: failed to read kubeconfig from",
+        ),
     ] {
         let (status, stdout, stderr) = run(&mut osm(home.path(), arguments));
         assert_eq!(status, 1, "{arguments:?}: {stderr}");

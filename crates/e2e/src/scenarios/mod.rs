@@ -19,6 +19,7 @@ mod grpc;
 mod ing;
 mod inj;
 mod inj_details;
+mod inst;
 mod ipt;
 mod perm;
 mod rl;
@@ -82,6 +83,7 @@ pub fn all() -> Vec<&'static Scenario> {
         ing::ALL,
         inj::ALL,
         inj_details::ALL,
+        inst::ALL,
         ipt::ALL,
         spec::ALL,
         split::ALL,
