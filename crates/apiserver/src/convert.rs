@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds::Kind;
+use crate::kinds::{Kind, builtin};
+use crate::schema::decode;
 
 /// Field names of Events in core/v1 and events.k8s.io/v1.
 const EVENT_FIELDS: [(&str, &str); 7] = [
@@ -34,6 +35,10 @@ pub fn present(kind: &Kind, stored: &Arc<Value>) -> Arc<Value> {
         rename(map, EVENT_FIELDS.iter().copied());
     }
     object["apiVersion"] = json!(wanted);
+    if kind.custom.is_some() {
+        // Conversion strategy None: what the version asked for does not know is not shown.
+        decode::structural(&mut object, &kind.schema, &builtin().definitions);
+    }
     Arc::new(object)
 }
 
@@ -63,7 +68,6 @@ fn rename<'a>(map: &mut Map<String, Value>, names: impl Iterator<Item = (&'a str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::builtin;
 
     #[test]
     fn events_read_the_same_through_both_apis() {

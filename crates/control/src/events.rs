@@ -32,6 +32,10 @@ const PACE: Duration = Duration::from_millis(100);
 /// Things that stand at a time; what comes after is in the objects' status only.
 const NOTICES_BOUND: usize = 5_000;
 
+/// Pods that are told at a time that their sidecar refused something: what all of them refuse is the fault of an
+/// object, which is told, too.
+const PODS_BOUND: usize = 20;
+
 /// Bytes of an Event's message, as the API server allows (events.k8s.io: `note`).
 const MESSAGE_BOUND: usize = 1024;
 
@@ -56,6 +60,8 @@ struct Told {
 #[derive(Default)]
 struct Ledger {
     standing: BTreeMap<Notice, Entry>,
+    /// Objects that a warning was told about and that are not well yet.
+    warned: BTreeSet<Subject>,
 }
 
 struct Entry {
@@ -103,10 +109,21 @@ fn notices(findings: &Findings, nacks: &Nacks) -> BTreeMap<Notice, String> {
             text,
         );
     }
+    let mut pods = 0;
     for (subject, refused) in nacks.by_subject() {
-        let text = refused.to_string();
-        // The number of proxies is no new event.
-        note(subject, "RefusedByProxies", refused.words, text);
+        if subject.0 == "Pod" {
+            pods += 1;
+            if pods > PODS_BOUND {
+                continue;
+            }
+        }
+        // More proxies, or the words of another, are no new event.
+        note(
+            subject,
+            "RefusedByProxies",
+            String::new(),
+            refused.to_string(),
+        );
     }
     notices
 }
@@ -122,25 +139,21 @@ impl Ledger {
         well: impl Fn(&Subject) -> bool,
     ) -> Vec<Told> {
         let mut told = Vec::new();
-        let mut healed = BTreeSet::new();
-        self.standing.retain(|notice, entry| {
-            let stays = notices.contains_key(notice);
-            if !stays && entry.told {
-                healed.insert(notice.0.clone());
-            }
-            stays
-        });
+        self.standing
+            .retain(|notice, _| notices.contains_key(notice));
         let sick: BTreeSet<&Subject> = notices.keys().map(|(subject, ..)| subject).collect();
-        for subject in healed {
-            if !sick.contains(&subject) && well(&subject) {
+        self.warned.retain(|subject| {
+            let stays = sick.contains(subject);
+            if !stays && well(subject) {
                 told.push(Told {
-                    subject,
+                    subject: subject.clone(),
                     warning: false,
                     reason: "Accepted",
                     message: "in effect, without any problem".to_owned(),
                 });
             }
-        }
+            stays
+        });
         for (notice, text) in notices {
             let entry = self.standing.entry(notice.clone()).or_insert(Entry {
                 since: now,
@@ -148,6 +161,7 @@ impl Ledger {
             });
             if !entry.told && now.duration_since(entry.since) >= SETTLE {
                 entry.told = true;
+                self.warned.insert(notice.0.clone());
                 told.push(Told {
                     subject: notice.0.clone(),
                     warning: true,

@@ -10,6 +10,8 @@ mod admission;
 mod ads;
 mod args;
 mod bootstrap;
+#[cfg(test)]
+mod broken_tests;
 mod controller;
 #[cfg(test)]
 mod discovery_tests;

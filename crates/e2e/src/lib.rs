@@ -4,6 +4,7 @@
 //! It knows the mesh only from outside: through its command, its objects and what curl says.
 
 pub mod bookstore;
+pub mod broken;
 pub mod command;
 pub mod demos;
 pub mod outside;

@@ -332,9 +332,15 @@ pub async fn reset(stage: &Stage, driver: Driver) -> Result<()> {
             "outboundIPRangeExclusionList": [], "outboundIPRangeInclusionList": [],
             "outboundPortExclusionList": [], "inboundPortExclusionList": [], "inboundExternalAuthorization": null
         },
-        "sidecar": { "sidecarClass": driver.to_string(), "localProxyMode": "Localhost", "resources": null },
+        "sidecar": {
+            "sidecarClass": driver.to_string(), "localProxyMode": "Localhost", "resources": null,
+            "ecdhCurves": null, "logLevel": "error"
+        },
         "certificate": { "ingressGateway": null },
-        "featureFlags": { "enableEgressPolicy": true, "enableRetryPolicy": false }
+        "observability": { "osmLogLevel": "info" },
+        "featureFlags": {
+            "enableEgressPolicy": true, "enableIngressBackendPolicy": true, "enableRetryPolicy": false
+        }
     });
     patch_mesh_config(stage, spec).await
 }

@@ -46,6 +46,8 @@ pub struct Index {
     pub(crate) retries: Store<RetrySpec>,
     pub(crate) upstream_settings: Store<UpstreamTrafficSettingSpec>,
     pub(crate) route_groups: Store<HTTPRouteGroupSpec>,
+    /// What is wrong with groups by themselves, found once as they come: regular expressions are costly to check.
+    group_problems: Store<Vec<Problem>>,
     pub(crate) tcp_routes: Store<TCPRouteSpec>,
     pub(crate) traffic_targets: Store<TrafficTargetSpec>,
     pub(crate) splits: Store<TrafficSplitSpec>,
@@ -86,6 +88,7 @@ impl Index {
             retries: Store::new(),
             upstream_settings: Store::new(),
             route_groups: Store::new(),
+            group_problems: Store::new(),
             tcp_routes: Store::new(),
             traffic_targets: Store::new(),
             splits: Store::new(),
@@ -134,7 +137,16 @@ impl Index {
                 put(&mut self.upstream_settings, &object.metadata, object.spec)
             }
             Object::HttpRouteGroup(object) => {
-                put(&mut self.route_groups, &object.metadata, object.spec)
+                let mut problems = Vec::new();
+                let key = key(&object.metadata);
+                smi::check_group(&key, &object.spec, &mut problems);
+                let changed = put(&mut self.route_groups, &object.metadata, object.spec);
+                if problems.is_empty() {
+                    self.group_problems.remove(&key);
+                } else {
+                    self.group_problems.insert(key, problems);
+                }
+                changed
             }
             Object::TcpRoute(object) => put(&mut self.tcp_routes, &object.metadata, object.spec),
             Object::TrafficTarget(object) => {
@@ -162,7 +174,10 @@ impl Index {
             Kind::IngressBackend => self.ingress_backends.remove(&key).is_some(),
             Kind::Retry => self.retries.remove(&key).is_some(),
             Kind::UpstreamTrafficSetting => self.upstream_settings.remove(&key).is_some(),
-            Kind::HttpRouteGroup => self.route_groups.remove(&key).is_some(),
+            Kind::HttpRouteGroup => {
+                self.group_problems.remove(&key);
+                self.route_groups.remove(&key).is_some()
+            }
             Kind::TcpRoute => self.tcp_routes.remove(&key).is_some(),
             Kind::TrafficTarget => self.traffic_targets.remove(&key).is_some(),
             Kind::TrafficSplit => self.splits.remove(&key).is_some(),
@@ -195,10 +210,10 @@ impl Index {
             retries: osm::retry_rules(self, &mut problems),
             settings,
         };
-        for (key, group) in self.monitored(&self.route_groups) {
-            if group.matches.is_empty() {
-                smi::check_group(key, group, &mut problems);
-            }
+        let of_groups = self.monitored(&self.group_problems);
+        problems.extend(of_groups.flat_map(|(_, problems)| problems.iter().cloned()));
+        for (key, route) in self.monitored(&self.tcp_routes) {
+            smi::check_route(key, route, &mut problems);
         }
         problems.sort();
         problems.dedup();
@@ -236,11 +251,16 @@ impl Index {
     }
 }
 
-fn put<T: PartialEq>(store: &mut Store<T>, metadata: &ObjectMeta, value: T) -> bool {
-    let key = (
+/// Namespace and name of an object.
+pub(crate) fn key(metadata: &ObjectMeta) -> Key {
+    (
         metadata.namespace.as_deref().unwrap_or_default().into(),
         metadata.name.as_deref().unwrap_or_default().into(),
-    );
+    )
+}
+
+fn put<T: PartialEq>(store: &mut Store<T>, metadata: &ObjectMeta, value: T) -> bool {
+    let key = key(metadata);
     match store.get_mut(&key) {
         Some(known) if *known == value => false,
         Some(known) => {

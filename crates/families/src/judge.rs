@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use model::{Extent, Problem};
 
 use crate::{
-    index::{Index, Key},
+    index::{Index, Key, key},
     object::{Kind, Object},
     osm::{self, Opened},
     smi,
@@ -76,7 +76,10 @@ impl Index {
             Object::MeshConfig(object) => {
                 osm::mesh_settings(self, Some(&object.spec), &mut problems);
             }
-            // A TCPRoute has no references, and the rest is not for us to judge.
+            Object::TcpRoute(object) => {
+                smi::check_route(&key(&object.metadata), &object.spec, &mut problems);
+            }
+            // The rest is not for us to judge.
             _ => {}
         }
         problems.retain(|problem| problem.extent != Extent::Conflict);
@@ -142,11 +145,4 @@ impl Index {
             problems.push(provenance.void(message));
         }
     }
-}
-
-fn key(metadata: &ObjectMeta) -> Key {
-    (
-        metadata.namespace.as_deref().unwrap_or_default().into(),
-        metadata.name.as_deref().unwrap_or_default().into(),
-    )
 }

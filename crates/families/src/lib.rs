@@ -7,6 +7,7 @@
 mod core;
 mod index;
 mod judge;
+mod names;
 mod object;
 mod osm;
 mod smi;

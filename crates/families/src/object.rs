@@ -9,7 +9,7 @@ use api::{
 };
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Pod, Service, ServiceAccount};
 
-use crate::index::Key;
+use crate::index::{Key, key};
 
 macro_rules! objects {
     ($($(#[$meta:meta])* $variant:ident($kind:ty)),* $(,)?) => {
@@ -38,10 +38,7 @@ macro_rules! objects {
                 let metadata = match self {
                     $(Self::$variant(object) => &object.metadata,)*
                 };
-                (
-                    metadata.namespace.as_deref().unwrap_or_default().into(),
-                    metadata.name.as_deref().unwrap_or_default().into(),
-                )
+                key(metadata)
             }
         }
 

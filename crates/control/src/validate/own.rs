@@ -156,8 +156,13 @@ fn duration(path: &str, text: &str) -> Result<(), String> {
 /// What the author is to know of the object alone. Of fields without effect only those are named that this write
 /// sets: a MeshConfig is patched often, and its presets are not the author's words.
 pub(super) fn warnings(object: &Object, old: Option<&Value>) -> Vec<String> {
-    let Object::MeshConfig(config) = object else {
-        return Vec::new();
+    let config = match object {
+        Object::MeshConfig(config) => config,
+        // Legal, and more than its author may have meant (ING-11).
+        Object::IngressBackend(ingress) if ingress.spec.sources.is_empty() => {
+            return vec!["spec.sources is empty: the backends are open to every client".to_owned()];
+        }
+        _ => return Vec::new(),
     };
     let mut warnings = Vec::new();
     let spec = &config.spec;

@@ -10,7 +10,9 @@ use crate::scene::Scene;
 
 mod acl;
 mod acl_details;
+mod broken;
 mod cb;
+mod cfg;
 mod demo;
 mod drivers;
 mod egr;
@@ -28,6 +30,7 @@ mod spec;
 mod split;
 mod tcp;
 mod traffic;
+mod val;
 
 /// One acceptance scenario.
 pub struct Scenario {
@@ -93,6 +96,9 @@ pub fn all() -> Vec<&'static Scenario> {
         rl::ALL,
         rty::ALL,
         ext::ALL,
+        cfg::ALL,
+        val::ALL,
+        broken::ALL,
     ]
     .into_iter()
     .flatten()

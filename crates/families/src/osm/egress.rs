@@ -11,6 +11,7 @@ use model::{
 
 use crate::{
     index::{Index, Key},
+    names::is_name,
     osm::egress_limits,
     smi::group_matches,
 };
@@ -71,6 +72,9 @@ fn sources(
     problems: &mut Vec<Problem>,
 ) -> BTreeSet<ServiceAccount> {
     let mut accounts = BTreeSet::new();
+    if sources.is_empty() {
+        problems.push(provenance.void("sources is empty: nobody is let out"));
+    }
     for source in sources {
         let provenance = provenance.rule(format!("source {}/{}", source.namespace, source.name));
         if source.kind != "ServiceAccount" {
@@ -78,6 +82,9 @@ fn sources(
                 "kind {:?} is not \"ServiceAccount\": it is ignored",
                 source.kind
             );
+            problems.push(provenance.problem(message));
+        } else if !(is_name(&source.name) && is_name(&source.namespace)) {
+            let message = "cannot be the name of a ServiceAccount: it is ignored";
             problems.push(provenance.problem(message));
         } else if source.mtls.is_some() {
             // Clear text instead of the TLS that was asked for would be worse than nothing.
@@ -139,6 +146,9 @@ fn ports(
     problems: &mut Vec<Problem>,
 ) -> Vec<EgressPort> {
     let mut ports = Vec::new();
+    if spec.ports.is_empty() {
+        problems.push(provenance.void("ports is empty: nothing is opened"));
+    }
     for port in &spec.ports {
         let Some(protocol) = EgressProtocol::parse(&port.protocol) else {
             let message = format!("protocol {:?} is not supported", port.protocol);
@@ -193,7 +203,7 @@ fn conditions(
         }
         let grants = grants.get_or_insert_default();
         match index.route_groups.get(&target) {
-            Some(group) => grants.extend(group_matches(&target, group, &[], &rule, problems)),
+            Some(group) => grants.extend(group_matches(group, &[], &rule, problems)),
             None => problems.push(rule.problem("E2004: the HTTPRouteGroup does not exist")),
         }
     }

@@ -68,6 +68,9 @@ pub(crate) fn ingress_object<'a>(
         // Upstream accepts and ignores them; whoever wrote them wanted less to be open.
         return Err(provenance.void("matches is not supported"));
     }
+    if spec.backends.is_empty() {
+        return Err(provenance.void("backends is empty: nothing is opened"));
+    }
     let clients = Clients::new(index, spec).map_err(void)?;
     let mut rules = Vec::new();
     let mut ports = Vec::new();

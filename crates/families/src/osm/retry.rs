@@ -5,7 +5,10 @@ use std::time::Duration;
 use api::policy::v1alpha1::{RetryPolicySpec, RetrySpec};
 use model::{Problem, Provenance, RetryPolicy, RetryRule, ServiceAccount};
 
-use crate::index::{Index, Key};
+use crate::{
+    index::{Index, Key},
+    names::is_name,
+};
 
 /// The conditions that proxies know (Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`).
 const CONDITIONS: [&str; 16] = [
@@ -60,6 +63,13 @@ pub(crate) fn retry_rule(
         let message =
             format!("source.kind is {kind:?}, not \"ServiceAccount\": the object is ignored");
         return Err(provenance.void(message));
+    }
+    if !(is_name(&source.name) && is_name(&source.namespace)) {
+        let message = "source cannot be the name of a ServiceAccount: the object is ignored";
+        return Err(provenance.void(message));
+    }
+    if spec.destinations.is_empty() {
+        return Err(provenance.void("destinations is empty: the object is ignored"));
     }
     let mut services = Vec::new();
     for destination in &spec.destinations {

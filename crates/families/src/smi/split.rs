@@ -153,7 +153,7 @@ fn matches(
             problems.push(provenance.problem("E2005: the HTTPRouteGroup does not exist"));
             continue;
         };
-        let grants = group_matches(&target, group, &[], &provenance, problems);
+        let grants = group_matches(group, &[], &provenance, problems);
         conditions.extend(grants.into_iter().map(|grant| grant.matches));
     }
     Some(conditions)

@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 
 use api::access::v1alpha3::{IdentityBindingSubject, TrafficTargetRule, TrafficTargetSpec};
+use api::specs::v1alpha4::TCPRouteSpec;
 use model::{Authorization, HttpGrant, PortSet, Problem, Provenance, ServiceAccount};
 
 use super::group_matches;
-use crate::index::{Index, Key};
+use crate::{
+    index::{Index, Key},
+    names::is_name,
+};
 
 /// The valid TrafficTargets of monitored namespaces.
 pub(crate) fn authorizations(index: &Index, problems: &mut Vec<Problem>) -> Vec<Authorization> {
@@ -74,6 +78,12 @@ fn destination(key: &Key, target: &TrafficTargetSpec) -> Result<ServiceAccount, 
             "destination.namespace is {namespace:?}, not the object's own namespace"
         ));
     }
+    if !is_name(&destination.name) {
+        let name = &destination.name;
+        return Err(format!(
+            "destination.name {name:.253?} cannot be the name of a ServiceAccount"
+        ));
+    }
     if target.rules.is_empty() {
         return Err("rules is empty".to_owned());
     }
@@ -123,9 +133,27 @@ fn account(source: &IdentityBindingSubject) -> Result<ServiceAccount, String> {
         .as_deref()
         .filter(|namespace| !namespace.is_empty())
     {
-        Some(namespace) if !name.is_empty() => Ok(ServiceAccount::new(namespace, name.as_str())),
+        Some(namespace) if is_name(name) && is_name(namespace) => {
+            Ok(ServiceAccount::new(namespace, name.as_str()))
+        }
+        Some(namespace) => Err(format!(
+            "source {namespace:.253}/{name:.253} cannot be the name of a ServiceAccount: it is ignored"
+        )),
         _ => Err(format!("source {name:?} has no namespace: it is ignored")),
     }
+}
+
+/// Reports ports of a TCPRoute that are none, whether or not anybody refers to it.
+pub(crate) fn check_route(key: &Key, route: &TCPRouteSpec, problems: &mut Vec<Problem>) {
+    let ports = &route.matches.ports;
+    for port in ports.iter().filter(|port| !is_port(**port)) {
+        let provenance = Provenance::new("TCPRoute", &key.0, &key.1);
+        problems.push(provenance.problem(format!("{port} is not a port: it is ignored")));
+    }
+}
+
+fn is_port(number: i64) -> bool {
+    (1..=65535).contains(&number)
 }
 
 /// What the rules read so far allow.
@@ -157,7 +185,7 @@ impl Rules<'_> {
         }
         match self.index.route_groups.get(&reference) {
             Some(group) => {
-                let grants = group_matches(&reference, group, &rule.matches, &provenance, problems);
+                let grants = group_matches(group, &rule.matches, &provenance, problems);
                 self.http.extend(grants);
             }
             None => {
