@@ -37,13 +37,6 @@ pub const ALL: &[Scenario] = &[
         alone
     ),
     scenario!(
-        "CFG-06",
-        P1,
-        sidecar_class,
-        "other classes of sidecars are refused",
-        alone
-    ),
-    scenario!(
         "CFG-50",
         P1,
         service_or_namespace_alone,
@@ -195,6 +188,10 @@ async fn schema(scene: &Scene<'_>) -> Result<()> {
             json!({ "certificate": { "ingressGateway": { "validityDuration": "1h", "subjectAltNames": ["a"] } } }),
             vec!["spec.certificate.ingressGateway.secret: Required value"],
         ),
+        (
+            json!({ "sidecar": { "sidecarClass": "haproxy" } }),
+            vec!["spec.sidecar.sidecarClass: Unsupported value: \"haproxy\""],
+        ),
         // Past the schema: the pattern of ranges is not anchored.
         (
             json!({ "traffic": { "outboundIPRangeExclusionList": ["x10.0.0.0/99"] } }),
@@ -313,36 +310,6 @@ async fn flags(scene: &Scene<'_>) -> Result<()> {
         .mesh_config(json!({ "featureFlags": { "enableIngressBackendPolicy": true } }))
         .await?;
     scene.head(&outsider, &url, Ends::Status(200)).await
-}
-
-async fn sidecar_class(scene: &Scene<'_>) -> Result<()> {
-    let error = scene
-        .mesh_config(json!({ "sidecar": { "sidecarClass": "haproxy" } }))
-        .await;
-    let said = error
-        .err()
-        .map(|error| format!("{error:#}"))
-        .unwrap_or_default();
-    ensure!(
-        said.contains("spec.sidecar.sidecarClass: Unsupported value: \"haproxy\""),
-        "{said}"
-    );
-    for class in ["pipy", "envoy"] {
-        let patch = json!({ "spec": { "sidecar": { "sidecarClass": class } } }).to_string();
-        let words = [
-            "patch",
-            "meshconfig",
-            "osm-mesh-config",
-            "-n",
-            "osm-system",
-            "--type=merge",
-            "--dry-run=server",
-            "-p",
-            &patch,
-        ];
-        scene.stage.kubectl(&words).await?.text()?;
-    }
-    Ok(())
 }
 
 async fn service_or_namespace_alone(scene: &Scene<'_>) -> Result<()> {
