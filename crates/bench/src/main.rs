@@ -4,7 +4,6 @@
 //! mesh's policies, a backend. Both sidecars of a pair run with one worker on one processor, the load and the backend on
 //! the other. What counts is the scheduler's account of the pair's processor time, divided by checked answers.
 
-mod ads;
 mod backend;
 mod certificates;
 mod cpu;

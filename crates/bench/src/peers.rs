@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use serde_json::json;
+use testkit::Ads;
 
-use crate::ads::Ads;
 use crate::backend::Ports;
 use crate::certificates::Certificates;
 use crate::mesh::{self, Place};
@@ -38,7 +39,6 @@ pub struct Stage {
     programs: Programs,
     certificates: Certificates,
     ads: Ads,
-    ads_address: SocketAddr,
     folder: PathBuf,
     ports: Ports,
     next: u8,
@@ -67,13 +67,11 @@ pub struct Peers {
 impl Stage {
     /// Backends, control plane, certificates; files go to the folder.
     pub async fn set(programs: Programs, folder: &Path, ports: Ports) -> anyhow::Result<Stage> {
-        let ads = Ads::default();
-        let ads_address = ads.serve().await?;
+        let ads = Ads::start().await;
         Ok(Stage {
             programs,
             certificates: Certificates::issue()?,
             ads,
-            ads_address,
             folder: folder.to_owned(),
             ports,
             next: 1,
@@ -108,8 +106,11 @@ impl Stage {
                 (&mut outbound, place.outbound),
             ] {
                 let listening = process.listens((address, port)).await;
-                listening
-                    .with_context(|| format!("refused by proxies: {:?}", self.ads.refusals()))?;
+                listening.with_context(|| {
+                    let refused = [mesh::CLIENT, mesh::SERVER]
+                        .map(|account| self.ads.refusals(&node(arm, &place, account)));
+                    format!("refused by proxies: {refused:?}")
+                })?;
             }
         }
         let ids = vec![outbound.id(), inbound.id()];
@@ -134,8 +135,8 @@ impl Stage {
         let program = program.context("not on this machine")?;
         let pair = mesh::pair(place, &self.certificates, idle_services)?;
         let start = |account: &str, snapshot| {
-            let name = format!("{arm}-{}-{account}", place.outbound);
-            self.ads.tell(&name, snapshot);
+            let name = node(arm, place, account);
+            self.ads.replace(&name, Arc::new(snapshot));
             let file = self.folder.join(format!("{name}.json"));
             std::fs::write(&file, serde_json::to_string_pretty(&self.bootstrap(&name))?)?;
             let file = file.to_str().context("the folder's name is no text")?;
@@ -162,7 +163,7 @@ impl Stage {
     /// Envoy's bootstrap, which is ours, too.
     fn bootstrap(&self, node: &str) -> serde_json::Value {
         let ads = json!({ "ads": {}, "resource_api_version": "V3" });
-        let address = json!({ "socket_address": { "address": self.ads_address.ip(), "port_value": self.ads_address.port() } });
+        let address = json!({ "socket_address": { "address": self.ads.address().ip(), "port_value": self.ads.address().port() } });
         json!({
             "node": { "id": node, "cluster": mesh::NAMESPACE },
             "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } },
@@ -217,6 +218,11 @@ impl Stage {
         };
         Ok((start(mesh::CLIENT, out)?, start(mesh::SERVER, inn)?))
     }
+}
+
+/// A sidecar's name at the management server.
+fn node(arm: Arm, place: &Place, account: &str) -> String {
+    format!("{arm}-{}-{account}", place.outbound)
 }
 
 // === impl Peers ===

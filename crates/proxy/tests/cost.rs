@@ -20,11 +20,11 @@ use xds::client::Kind;
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Allocations and reallocations of one keep-alive HTTP/1.1 request through one proxy.
-const OF_HTTP1: isize = 28;
+const OF_HTTP1: isize = 25;
 /// The same of a unary gRPC call.
-const OF_GRPC: isize = 36;
+const OF_GRPC: isize = 33;
 /// Bytes of heap of a connection that rests after a request, with both of its ends.
-const RESTING: isize = 2048;
+const RESTING: isize = 2000;
 
 async fn proxy(application: SocketAddr, http: Http) -> (Proxy, SocketAddr) {
     let mut proxy = Proxy::new(None);
