@@ -1,4 +1,4 @@
-//! The embedded cluster's controllers: Deployment, ReplicaSet, Endpoints, ServiceAccount, namespaces, garbage
+//! The embedded cluster's controllers: Deployment, ReplicaSet, StatefulSet, Endpoints, ServiceAccount, namespaces, garbage
 //!
 //! They know only the Kubernetes API and run against any API server: each controller watches, decides by a pure function
 //! and writes. Nothing here knows of nodes, meshes or how the API server stores objects.
@@ -16,6 +16,7 @@ mod owner;
 mod pods;
 mod queue;
 mod replica_set;
+mod stateful_set;
 mod template;
 mod watch;
 
@@ -24,7 +25,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::GroupVersionKind;
@@ -88,11 +89,13 @@ struct Stores {
     namespaces: Arc<Store<Namespace>>,
     deployments: Arc<Store<Deployment>>,
     sets: Arc<Store<ReplicaSet>>,
+    stateful: Arc<Store<StatefulSet>>,
     pods: Arc<Store<Pod>>,
     services: Arc<Store<Service>>,
     slices: Option<Arc<Store<EndpointSlice>>>,
     endpoints_queue: Arc<Queue<Key>>,
     sets_queue: Arc<Queue<Key>>,
+    stateful_queue: Arc<Queue<Key>>,
     deployments_queue: Arc<Queue<Key>>,
 }
 
@@ -110,11 +113,13 @@ impl Stores {
             namespaces: Store::new(),
             deployments: Store::new(),
             sets: Store::new(),
+            stateful: Store::new(),
             pods: Store::new(),
             services: Store::new(),
             slices: slices.then(Store::new),
             endpoints_queue: Queue::new(),
             sets_queue: Queue::new(),
+            stateful_queue: Queue::new(),
             deployments_queue: Queue::new(),
         }
     }
@@ -155,7 +160,7 @@ impl Loops {
         );
     }
 
-    /// Deployments and ReplicaSets, and what a change of a pod means to all controllers.
+    /// Deployments, ReplicaSets and StatefulSets, and what a change of a pod means to all controllers.
     fn workloads(&mut self, seen: &Stores) {
         let (deployments, sets) = (seen.deployments_queue.clone(), seen.sets_queue.clone());
         let queue = deployments.clone();
@@ -179,6 +184,14 @@ impl Loops {
                 after.into_iter().for_each(|set| own.add(Key::of(set)));
             },
         );
+        let (queue, stateful) = (seen.stateful_queue.clone(), seen.stateful.clone());
+        let to_stateful = queue.clone();
+        self.follow(
+            "watch statefulsets",
+            &seen.stateful,
+            None,
+            move |_, after| after.into_iter().for_each(|set| queue.add(Key::of(set))),
+        );
         let (to_sets, to_deployments, to_endpoints) = (
             sets.clone(),
             deployments.clone(),
@@ -187,12 +200,15 @@ impl Loops {
         let (stored_sets, services) = (seen.sets.clone(), seen.services.clone());
         self.follow("watch pods", &seen.pods, None, move |before, after| {
             replica_set::pod_changed(&to_sets, &stored_sets, before, after);
+            stateful_set::pod_changed(&to_stateful, &stateful, before, after);
             endpoints::pod_changed(&to_endpoints, &services, before, after);
             if let (Some(pod), None) = (before, after) {
                 deployment::pod_gone(&to_deployments, &stored_sets, pod);
             }
         });
         self.start("replicaset", replica_set::run(self.client.clone(), sets));
+        let queue = seen.stateful_queue.clone();
+        self.start("statefulset", stateful_set::run(self.client.clone(), queue));
         self.start(
             "deployment",
             deployment::run(self.client.clone(), deployments),

@@ -1,8 +1,12 @@
 //! Who controls an object, and which objects a controller takes or lets go
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::core::{Selector, SelectorExt};
-use kube::{Resource, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
+
+use crate::key::{During, Failure, Key, gone_is_fine};
 
 /// The owner reference that makes `owner` the controller of an object.
 pub(crate) fn controller_reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
@@ -85,12 +89,46 @@ pub(crate) fn release<K: Resource>(uid: &str, object: &K) -> serde_json::Value {
     serde_json::json!({"metadata": {"ownerReferences": (!references.is_empty()).then_some(references), "resourceVersion": object.meta().resource_version}})
 }
 
+/// The owner's pods among those that count for it, after taking and letting go what the selector says.
+pub(crate) async fn claimed<O: Resource<DynamicType = ()>>(
+    owner: &O,
+    selector: Option<&Selector>,
+    pods: &Api<Pod>,
+    counts: impl Fn(&Pod) -> bool,
+) -> Result<Vec<Pod>, Failure> {
+    let all = pods
+        .list(&ListParams::default())
+        .await
+        .during(|| format!("list pods of {} {}", O::kind(&()), Key::of(owner)))?;
+    let mut mine = Vec::new();
+    for pod in all.items.into_iter().filter(|pod| counts(pod)) {
+        let name = pod.name_any();
+        let changed = match claim(owner, selector, &pod) {
+            Claim::Keep => {
+                mine.push(pod);
+                continue;
+            }
+            Claim::Ignore => continue,
+            Claim::Adopt => Some(adoption(owner, &pod)),
+            Claim::Release => None,
+        };
+        let is_taken = changed.is_some();
+        let uid = owner.meta().uid.clone().unwrap_or_default();
+        let patch = changed.unwrap_or_else(|| release(&uid, &pod));
+        let written = pods
+            .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
+        let word = if is_taken { "adopt" } else { "release" };
+        let written = gone_is_fine(written).during(|| format!("{word} pod {}", Key::of(&pod)))?;
+        mine.extend(written.filter(|_| is_taken));
+    }
+    Ok(mine)
+}
+
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::apps::v1::ReplicaSet;
-    use k8s_openapi::api::core::v1::Pod;
-
     use super::*;
+    use k8s_openapi::api::apps::v1::ReplicaSet;
 
     fn set(deleting: bool) -> ReplicaSet {
         let mut meta = serde_json::json!({"name": "rs", "uid": "u1"});

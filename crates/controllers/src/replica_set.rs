@@ -10,13 +10,13 @@ use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStat
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 
 use self::decide::{Step, step};
 use crate::event::{Recorder, Severity};
 use crate::key::{During, Failure, Key, gone_is_fine, has_code, message};
-use crate::owner::{self, Claim, adoption, claim, controller_reference};
+use crate::owner::{self, Claim, claim, claimed, controller_reference};
 use crate::pods::{Availability, availability, from_template, is_active, is_finished, is_ready};
 use crate::queue::{Next, Queue, work};
 use crate::watch::Store;
@@ -73,7 +73,11 @@ async fn reconcile(client: Client, recorder: Recorder, key: Key) -> Result<Next,
     else {
         return Ok(Next::Wait);
     };
-    let mine = claimed(&set, &pods).await?;
+    let selector = set
+        .spec
+        .as_ref()
+        .and_then(|spec| owner::selector(&spec.selector));
+    let mine = claimed(&set, selector.as_ref(), &pods, |pod| !is_finished(pod)).await?;
     let mut trouble = Ok(());
     let mut refusal = None;
     if set.metadata.deletion_timestamp.is_none() {
@@ -107,48 +111,6 @@ async fn reconcile(client: Client, recorder: Recorder, key: Key) -> Result<Next,
         gone_is_fine(written).during(|| format!("write the status of ReplicaSet {key}"))?;
     }
     trouble.map(|()| next)
-}
-
-/// The set's pods that are not finished, after taking and letting go what the selector says.
-async fn claimed(set: &ReplicaSet, pods: &Api<Pod>) -> Result<Vec<Pod>, Failure> {
-    let selector = set
-        .spec
-        .as_ref()
-        .and_then(|spec| owner::selector(&spec.selector));
-    let all = pods
-        .list(&ListParams::default())
-        .await
-        .during(|| format!("list pods of ReplicaSet {}", Key::of(set)))?;
-    let mut mine = Vec::new();
-    for pod in all.items.into_iter().filter(|pod| !is_finished(pod)) {
-        let name = pod.name_any();
-        match claim(set, selector.as_ref(), &pod) {
-            Claim::Keep => mine.push(pod),
-            Claim::Ignore => {}
-            Claim::Adopt => {
-                let adopted = pods
-                    .patch(
-                        &name,
-                        &PatchParams::default(),
-                        &Patch::Merge(adoption(set, &pod)),
-                    )
-                    .await;
-                mine.extend(gone_is_fine(adopted).during(|| {
-                    format!("adopt pod {}/{name}", set.namespace().unwrap_or_default())
-                })?);
-            }
-            Claim::Release => {
-                let patch = owner::release(&set.uid().unwrap_or_default(), &pod);
-                let released = pods
-                    .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-                    .await;
-                gone_is_fine(released).during(|| {
-                    format!("release pod {}/{name}", set.namespace().unwrap_or_default())
-                })?;
-            }
-        }
-    }
-    Ok(mine)
 }
 
 async fn create(

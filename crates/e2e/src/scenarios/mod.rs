@@ -29,6 +29,7 @@ mod rty;
 mod spec;
 mod split;
 mod tcp;
+mod tcp_services;
 mod traffic;
 mod val;
 
@@ -91,6 +92,7 @@ pub fn all() -> Vec<&'static Scenario> {
         spec::ALL,
         split::ALL,
         tcp::ALL,
+        tcp_services::ALL,
         grpc::ALL,
         cb::ALL,
         rl::ALL,
