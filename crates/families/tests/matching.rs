@@ -396,6 +396,43 @@ fn tcp_20_and_21_services_without_pods() {
 }
 
 #[test]
+fn tcp_21_endpoints_written_by_hand_lead_to_pods_of_their_own_namespace_only() {
+    let mut world = shop();
+    world
+        .mesh_config(true, false)
+        .namespace("other")
+        .pod("other/db-0", "db", "10.244.0.50");
+    for (name, cluster_ip, ip) in [
+        ("near", "10.96.0.41", "10.244.0.10"),
+        ("far", "10.96.0.42", "10.244.0.50"),
+        ("outside", "10.96.0.43", "192.0.2.1"),
+    ] {
+        world
+            .apply::<k8s_openapi::api::core::v1::Service>(json!({
+                "metadata": {"namespace": "shop", "name": name},
+                "spec": {"clusterIP": cluster_ip, "ports": http_port()},
+            }))
+            .apply::<k8s_openapi::api::core::v1::Endpoints>(json!({
+                "metadata": {"namespace": "shop", "name": name},
+                "subsets": [{"addresses": [{"ip": ip}], "ports": [{"name": "http-web", "port": 8080}]}],
+            }));
+    }
+    let mesh = world.mesh();
+    for (name, cluster_ip, expected) in [
+        ("near", "10.96.0.41", served()),
+        ("far", "10.96.0.42", Closed),
+        ("outside", "10.96.0.43", Closed),
+    ] {
+        let sent = get(&format!("{name}.shop"), "/");
+        let answer = only(call(&mesh, "client1", cluster_ip, 80, &sent));
+        assert_eq!(answer, expected, "{name}");
+    }
+    let problems = world.problems();
+    let told = "Service shop/far: address 10.244.0.50 is pod other/db-0, of another namespace: it is not reached by this Service";
+    assert_eq!(problems, [told]);
+}
+
+#[test]
 fn tcp_19_a_pod_that_leaves_the_endpoints_serves_on_but_gets_nothing_new() {
     use support::call::arrive;
     let mut world = shop();

@@ -182,6 +182,11 @@ impl<'a> PodLookup<'a> {
         found.collect()
     }
 
+    /// The pod that has an address.
+    pub(super) fn owner(&self, ip: IpAddr) -> Option<&'a Key> {
+        self.by_ip.get(&ip).copied()
+    }
+
     /// The pod of `namespace` that an endpoint names, or else that has the address.
     pub(super) fn find(
         &self,

@@ -152,7 +152,10 @@ fn service_port(
         for address in &subset.addresses {
             // An address that is no pod of the mesh has no identity to ask for.
             let pod = pods.find(&key.0, address.pod.as_ref(), address.ip);
-            let Some((name, pod)) = pod else { continue };
+            let Some((name, pod)) = pod else {
+                problems.extend(stranger(key, address.ip, pods));
+                continue;
+            };
             found.push(Endpoint {
                 address: SocketAddr::new(address.ip, *target),
                 account: ServiceAccount::new(key.0.clone(), pod.account.clone()),
@@ -186,6 +189,15 @@ fn service_port(
         },
         endpoints: found,
     })
+}
+
+/// Says why a pod of another namespace is not behind a Service: whoever writes Endpoints here must not open ports there.
+fn stranger(key: &Key, ip: IpAddr, pods: &PodLookup<'_>) -> Option<Problem> {
+    let (namespace, name) = pods.owner(ip).filter(|owner| owner.0 != key.0)?;
+    let message = format!(
+        "address {ip} is pod {namespace}/{name}, of another namespace: it is not reached by this Service"
+    );
+    Some(Provenance::new("Service", &key.0, &key.1).problem(message))
 }
 
 impl Target {
