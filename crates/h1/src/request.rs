@@ -58,7 +58,10 @@ pub fn parse_request(head: &Bytes, limits: &Limits) -> Result<Request, HeadError
         let mut request = httparse::Request::new(&mut []);
         let parsed = httparse::ParserConfig::default()
             .parse_request_with_uninit_headers(&mut request, head, room)
-            .map_err(refused)?;
+            .map_err(|error| match refused(error) {
+                HeadError::Version | HeadError::StartLine => of_line(head),
+                other => other,
+            })?;
         // A head that ends elsewhere than its scanner says would leave bytes to be read as something else.
         if parsed != httparse::Status::Complete(head.len()) {
             return Err(HeadError::LineEnd);
@@ -94,6 +97,29 @@ pub fn parse_request(head: &Bytes, limits: &Limits) -> Result<Request, HeadError
         keep_alive,
         expects_continue,
     })
+}
+
+/// What is wrong with a request line that does not parse: one without a version, or with another one, may be the
+/// right line of another HTTP.
+fn of_line(head: &Bytes) -> HeadError {
+    let line = head.split(|byte| *byte == b'\r' || *byte == b'\n').next();
+    let words: Vec<&[u8]> = line
+        .unwrap_or_default()
+        .split(|byte| *byte == b' ')
+        .collect();
+    let known = |name: &[u8]| std::str::from_utf8(name).is_ok_and(|name| method(name).is_ok());
+    match words.as_slice() {
+        [name, target] if known(name) && target.starts_with(b"/") => HeadError::Version,
+        [name, _, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]]
+            if known(name)
+                && major.is_ascii_digit()
+                && minor.is_ascii_digit()
+                && *major != b'1' =>
+        {
+            HeadError::Version
+        }
+        _ => HeadError::StartLine,
+    }
 }
 
 fn method(name: &str) -> Result<Method, HeadError> {

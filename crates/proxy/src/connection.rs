@@ -169,6 +169,8 @@ async fn establish(
     match refused {
         Reason::NoFilterChain => stats.no_filter_chain.increment(),
         Reason::InspectionTimeout => stats.inspection_timeouts.increment(),
+        // As Envoy, and always: else it would depend on how much of the rest has come.
+        Reason::ProxyProtocol => socket.reset_on_close(),
         _ => {}
     }
     log_refusal(refused, &arrival, &listener, &worker);

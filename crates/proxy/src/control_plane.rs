@@ -23,6 +23,7 @@ use crate::cluster::{ChoiceContext, Chosen};
 use crate::net::Stream;
 use crate::settings::Settings;
 use crate::tls::OwnCertificate;
+use crate::tls::Speaks;
 use crate::upstream::{Connected, connect, settled};
 use crate::worker::{Shared, roll};
 
@@ -188,7 +189,7 @@ async fn connection(name: &str, shared: &Shared) -> anyhow::Result<Held> {
         .choose(&ChoiceContext::of_proxy(roll()))
         .ok()
         .context("the cluster has no endpoint")?;
-    let (stream, connected) = connect(&chosen, true).await?;
+    let (stream, connected) = connect(&chosen, Speaks::Http2, true).await?;
     Ok(Held {
         stream,
         _chosen: chosen,

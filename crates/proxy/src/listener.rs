@@ -14,6 +14,7 @@ use crate::chain::ChainTable;
 use crate::http::edge::Edge;
 use crate::http::filters::{Filter, HttpFilter};
 use crate::http::headers::HeadRules;
+use crate::http::mapping::ReplyMapping;
 use crate::http::xfcc::CertDetails;
 use crate::network::NetworkFilter;
 use crate::proxy_protocol::Accepts;
@@ -217,6 +218,8 @@ pub struct HttpManager {
     pub edge: Edge,
     /// What is done about their heads.
     pub heads: HeadRules,
+    /// What becomes of replies of the proxy's own.
+    pub reply_mapping: Option<Box<ReplyMapping>>,
     /// Sends the request id back.
     pub request_id_in_response: bool,
     /// No `x-envoy-*` headers.

@@ -95,6 +95,8 @@ pub enum Reason {
     ConnectionLimit,
     /// Errors or slow answers have broken the cluster's circuit.
     CircuitOpen,
+    /// The request names no host.
+    MissingHost,
 }
 
 /// Who has to act.
@@ -145,7 +147,7 @@ const fn row(
 
 impl Reason {
     /// All of them, in the order of the docs.
-    pub const ALL: [Reason; 44] = [
+    pub const ALL: [Reason; 45] = [
         Reason::RouteNotFound,
         Reason::ClusterNotFound,
         Reason::NoHealthyUpstream,
@@ -190,7 +192,13 @@ impl Reason {
         Reason::HealthCheckFailed,
         Reason::ConnectionLimit,
         Reason::CircuitOpen,
+        Reason::MissingHost,
     ];
+
+    /// Its name, as `docs/reasons.md` and the header `x-osm-reason` say it.
+    pub fn name(self) -> String {
+        format!("{self:?}")
+    }
 
     /// The table: bodies, flags and details are Envoy's.
     pub const fn row(self) -> Row {
@@ -230,8 +238,7 @@ impl Reason {
                 "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
                 "UF",
                 S::SERVICE_UNAVAILABLE,
-                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
-                 transport failure reason: TLS_error",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
                 Upstream,
             ),
             Reason::SecretsMissing => row(
@@ -284,6 +291,9 @@ impl Reason {
                 "",
                 Downstream,
             ),
+            Reason::MissingHost => {
+                row("missing_host_header", "DPE", S::BAD_REQUEST, "", Downstream)
+            }
             Reason::UpgradeForbidden => row("upgrade_failed", "-", S::FORBIDDEN, "", Policy),
             Reason::NoFilterChain => row("filter_chain_not_found", "NR", S::NOT_FOUND, "", Policy),
             Reason::DownstreamTls => row(
@@ -477,7 +487,8 @@ pub fn markdown() -> String {
         let row = reason.row();
         let _ = writeln!(
             page,
-            "| {reason:?} | `{}` | {} | {} | {} | {} |",
+            "| {} | `{}` | {} | {} | {} | {} |",
+            reason.name(),
             row.details.replace('|', "\\|"),
             row.flag,
             row.status.as_u16(),

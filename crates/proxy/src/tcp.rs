@@ -15,6 +15,7 @@ use crate::copy::{End, Outcome, both_until};
 use crate::listener::{TcpProxy, Terminal};
 use crate::net::Stream;
 use crate::reason::Reason;
+use crate::tls::Speaks;
 use crate::upstream::{Connected, connect, settled};
 use crate::worker::roll;
 
@@ -71,7 +72,7 @@ async fn open(
     for _ in 0..proxy.connect_attempts {
         let chosen = cluster.choose(&context(connection, proxy))?;
         line.upstream_host = Some(chosen.endpoint.config.address.to_string());
-        match connect(&chosen, false).await {
+        match connect(&chosen, Speaks::Anything, false).await {
             Ok((stream, connected)) => {
                 chosen.report(Judged::Connected);
                 return Ok((stream, chosen, connected));

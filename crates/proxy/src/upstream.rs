@@ -15,7 +15,7 @@ use crate::cluster::{
 use crate::net::{Socket, Stream};
 use crate::reason::Reason;
 use crate::stats::ClusterStats;
-use crate::tls::is_outlived;
+use crate::tls::{Speaks, is_outlived};
 
 /// Counts a connection while it lives, and holds its place under the limit.
 #[derive(Debug)]
@@ -92,7 +92,11 @@ pub async fn settled(cluster: &Cluster) {
 
 /// Opens a connection. `needed`: the caller's pool has none at all and its requests would wait for ever, so that one
 /// is opened even if the cluster has as many as it may.
-pub async fn connect(chosen: &Chosen, needed: bool) -> Result<(Stream, Connected), ConnectError> {
+pub async fn connect(
+    chosen: &Chosen,
+    speaks: Speaks,
+    needed: bool,
+) -> Result<(Stream, Connected), ConnectError> {
     let (cluster, endpoint) = (&chosen.cluster, &chosen.endpoint);
     let slot = cluster.connection_slot(endpoint, chosen.priority, needed)?;
     let limit = cluster.config.connect_timeout;
@@ -102,7 +106,7 @@ pub async fn connect(chosen: &Chosen, needed: bool) -> Result<(Stream, Connected
     endpoint.stats.connections.increment();
     let opened = match timeout(
         limit,
-        open(cluster, &endpoint.config, endpoint.config.address),
+        open(cluster, &endpoint.config, endpoint.config.address, speaks),
     )
     .await
     {
@@ -137,6 +141,7 @@ pub async fn open(
     cluster: &Cluster,
     endpoint: &EndpointConfig,
     address: SocketAddr,
+    speaks: Speaks,
 ) -> Result<Stream, ConnectError> {
     // Decide on TLS first: without its secrets nothing may leave in plain text.
     let tls = match cluster.config.tls {
@@ -149,7 +154,7 @@ pub async fn open(
     match tls {
         None => Ok(Stream::Plain(socket)),
         Some(tls) => {
-            let connector = TlsConnector::from(tls.config.clone());
+            let connector = TlsConnector::from(tls.config(speaks));
             let stream = connector
                 .connect(tls.name(&endpoint.hostname), socket.reading_ahead())
                 .await

@@ -10,14 +10,18 @@ mod support;
 
 use std::net::SocketAddr;
 
+use envoy_types::pb::envoy::config::core::v3::{Metadata, TrafficDirection};
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
 use support::peers::{application, echo, get, get2, raw};
 use support::{
-    Authority, Http, Proxy, allow, any, eventually, http_chain, listener, mesh_cluster, routes,
-    static_cluster, tcp_chain, with_mtls,
+    Authority, Http, Proxy, allow, any, eventually, filtered_chain, http_chain, listener,
+    mesh_cluster, routes, static_cluster, tcp_chain, with_mtls,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use xds::client::Kind;
+use xds::client::{Any, Kind};
 
 const CLIENT: &str = "spiffe://cluster.local/client/ns";
 const SERVER: &str = "spiffe://cluster.local/server/ns";
@@ -136,8 +140,90 @@ async fn another_identity_is_refused_by_either_end() {
     );
     let answer = get(not_expected.front, "/get", "").await;
     assert!(
-        answer.starts_with("HTTP/1.1 503") && answer.contains("TLS_error"),
+        answer.starts_with("HTTP/1.1 503") && answer.ends_with("remote connection failure"),
         "{answer}"
+    );
+}
+
+/// A table whose metadata lets refusals be explained.
+fn telling(name: &str, list: Vec<(&str, &str)>) -> Any {
+    let yes = Value {
+        kind: Some(ValueKind::BoolValue(true)),
+    };
+    let ours = Struct {
+        fields: [("reason_header".to_owned(), yes)].into(),
+    };
+    any(&RouteConfiguration {
+        metadata: Some(Metadata {
+            filter_metadata: [("osm".to_owned(), ours)].into(),
+            ..Default::default()
+        }),
+        ..routes(name, list)
+    })
+}
+
+#[tokio::test]
+async fn refusals_are_explained_to_members_of_the_mesh_who_ask() {
+    let ca = Authority::new();
+    let mut pair = pair(&ca, application().await, Http::One, CLIENT, SERVER);
+    let ask = "X-OSM-Debug: 1\r\n";
+    let explained = |answer: &str| answer.contains("\nx-osm-reason");
+    let silent = get(pair.front, "/admin", ask).await;
+    assert!(
+        silent.starts_with("HTTP/1.1 403") && !explained(&silent),
+        "{silent}"
+    );
+
+    // The same routes for callers without a certificate, as behind an ingress.
+    let mut strangers = filtered_chain("in", Vec::new());
+    strangers.name = "strangers".into();
+    let mut outbound = listener("outbound", vec![http_chain("out", None)], false);
+    outbound.traffic_direction = TrafficDirection::Outbound.into();
+    let plain = listener("plain", vec![strangers], false);
+    pair.server
+        .push(Kind::Listener, vec![("plain", any(&plain))], &[]);
+    let table = telling("in", vec![("/(get|admin)", "local")]);
+    pair.server.push(Kind::Routes, vec![("in", table)], &[]);
+    pair.client
+        .push(Kind::Listener, vec![("outbound", any(&outbound))], &[]);
+    let table = telling("out", vec![("/[a-z]*", "mesh")]);
+    pair.client.push(Kind::Routes, vec![("out", table)], &[]);
+    let (front, plain) = (
+        pair.client.address("outbound"),
+        pair.server.address("plain"),
+    );
+
+    let denied = get(front, "/admin", ask).await;
+    for line in [
+        "x-osm-reason: Denied",
+        "x-osm-blame: policy",
+        "x-osm-denied-by: http",
+    ] {
+        assert!(
+            denied.contains(&format!("\n{line}\r\n")),
+            "{line}: {denied}"
+        );
+    }
+    let missing = get(front, "/UPPER", ask).await;
+    assert!(
+        missing.contains("\nx-osm-reason: RouteNotFound\r\n"),
+        "{missing}"
+    );
+    assert!(!explained(&get(front, "/admin", "").await), "nobody asked");
+    assert!(
+        !explained(&get(front, "/get", ask).await),
+        "nothing was refused"
+    );
+    let stranger = get(plain, "/none", ask).await;
+    assert!(
+        stranger.starts_with("HTTP/1.1 404") && !explained(&stranger),
+        "{stranger}"
+    );
+    // Nor does anybody behind hear of the wish, who might answer it for the stranger.
+    let passed = get(plain, "/get", ask).await;
+    assert!(
+        passed.starts_with("HTTP/1.1 200") && !passed.contains("x-osm-debug"),
+        "{passed}"
     );
 }
 

@@ -344,6 +344,7 @@ fn listener(
         "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
         stat_prefix: {name}
         upgrade_configs: [{{upgrade_type: websocket}}]
+        http2_protocol_options: {{allow_connect: true}}
         http_filters:
         - name: router
           typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}

@@ -68,7 +68,7 @@ impl Logger {
         if self
             .condition
             .as_ref()
-            .is_some_and(|condition| !condition.holds(line))
+            .is_some_and(|condition| !condition.holds(line, line.request().as_ref()))
         {
             return None;
         }
@@ -79,7 +79,8 @@ impl Logger {
 }
 
 impl Condition {
-    fn holds(&self, line: &Line) -> bool {
+    /// Whether an exchange is one of them, by what is known of it so far.
+    pub fn holds(&self, line: &Line, request: Option<&RequestView<'_>>) -> bool {
         match self {
             Condition::Status(how, number) => how.holds(u64::from(line.response_code), *number),
             Condition::Duration(how, number) => how.holds(line.duration, *number),
@@ -95,12 +96,10 @@ impl Condition {
                 }
                 set.any(|flag| flags.iter().any(|wanted| wanted == flag))
             }
-            Condition::Header(matcher) => line
-                .request()
-                .is_some_and(|request| matcher.matches(&request)),
+            Condition::Header(matcher) => request.is_some_and(|request| matcher.matches(request)),
             Condition::Share(share) => roll() % 1_000_000 < *share,
-            Condition::All(all) => all.iter().all(|condition| condition.holds(line)),
-            Condition::Any(any) => any.iter().any(|condition| condition.holds(line)),
+            Condition::All(all) => all.iter().all(|condition| condition.holds(line, request)),
+            Condition::Any(any) => any.iter().any(|condition| condition.holds(line, request)),
         }
     }
 }

@@ -87,7 +87,8 @@ fn of_file(message: file::FileAccessLog) -> Checked<(Option<Sink>, Form)> {
     Ok((sink, form))
 }
 
-fn condition(message: &pb::AccessLogFilter) -> Checked<Condition> {
+/// Which exchanges, or local replies, are meant.
+pub(super) fn condition(message: &pb::AccessLogFilter) -> Checked<Condition> {
     use pb::access_log_filter::FilterSpecifier as Kind;
     Ok(match &message.filter_specifier {
         Some(Kind::StatusCodeFilter(filter)) => {

@@ -3,6 +3,7 @@
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use http::HeaderValue;
+use http::uri::Authority;
 
 use super::matching::range;
 use super::{At, Checked, each, flag, refuse};
@@ -58,6 +59,15 @@ pub(super) fn cert_details(message: &pb::HttpConnectionManager) -> CertDetails {
     }
 }
 
+fn default_host(message: &pb::HttpConnectionManager) -> Checked<Box<str>> {
+    let options = message.http_protocol_options.as_ref();
+    let host = options.map_or("", |options| &options.default_host_for_http_10);
+    if !host.is_empty() && host.parse::<Authority>().is_err() {
+        return refuse("not an authority").at("http_protocol_options.default_host_for_http_10");
+    }
+    Ok(host.into())
+}
+
 pub(super) fn heads(message: &pb::HttpConnectionManager) -> Checked<HeadRules> {
     use pb::http_connection_manager::{PathWithEscapedSlashesAction as Escaped, StripPortMode};
     let escaped_slashes = match Escaped::try_from(message.path_with_escaped_slashes_action) {
@@ -98,5 +108,6 @@ pub(super) fn heads(message: &pb::HttpConnectionManager) -> Checked<HeadRules> {
         underscores,
         strip_port,
         strip_dot: message.strip_trailing_host_dot,
+        default_host: default_host(message)?,
     })
 }

@@ -9,7 +9,9 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use http::HeaderValue;
 use xds::client::Kind;
 
-use super::{At, Checked, Context, access, edge, filters, flag, limit, refuse, route, tracing};
+use super::{
+    At, Checked, Context, access, edge, filters, flag, limit, refuse, reply, route, tracing,
+};
 use crate::listener::{Codec, H2, HttpManager, RouteSource, ServerHeader};
 use crate::spans::Tracing;
 
@@ -94,6 +96,13 @@ pub(super) fn manager(
         max_requests_per_connection: requests(common),
         edge: edge::edge(message)?,
         heads: edge::heads(message)?,
+        reply_mapping: message
+            .local_reply_config
+            .as_ref()
+            .map(reply::mapping)
+            .transpose()
+            .at("local_reply_config")?
+            .map(Box::new),
         request_id_in_response: message.always_set_request_id_in_response,
         suppress_envoy_headers: router.suppress_envoy_headers,
         cert_details: edge::cert_details(message),

@@ -11,6 +11,7 @@ mod listener;
 mod matching;
 pub(crate) mod overload;
 mod rbac;
+mod reply;
 mod route;
 pub mod support;
 mod tls;

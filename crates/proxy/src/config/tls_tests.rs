@@ -483,6 +483,7 @@ fn a_certificate_of_version_1_is_served_and_never_trusted() {
         .dangerous()
         .set_certificate_verifier(Arc::new(ca::Verifier::new(Trusting, true)));
     let old = TlsClient {
+        for_http: None,
         config: Arc::new(config),
         name: ours.name.clone(),
         sni_of_host: false,

@@ -126,7 +126,7 @@ impl Failure {
     fn client(broken: Broken) -> Failure {
         let reason = match broken {
             Broken::Protocol(_) => Reason::BadRequest,
-            Broken::Ended | Broken::Reset | Broken::Refused => Reason::ClientGone,
+            Broken::Ended | Broken::Reset | Broken::Refused | Broken::Alert => Reason::ClientGone,
         };
         Failure::new(reason, Reach::Client)
     }
@@ -274,7 +274,8 @@ impl Attempt<'_, '_> {
     /// The head of an HTTP/2 request.
     fn head2(&self) -> Result<Request<()>, Failure> {
         let target = self.target;
-        let invalid = Failure::new(Reason::BadRequest, Reach::Client);
+        // As Envoy: a rewrite has made an authority of it that none can be.
+        let invalid = Failure::new(Reason::UpstreamProtocol, Reach::Client);
         let mut request = Request::new(());
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = self.headers.clone();
@@ -406,13 +407,18 @@ async fn allowed(place: &Connection) {
 fn failure(upstream: &Upstream, broken: Broken, reused: bool) -> Failure {
     match broken {
         Broken::Refused => Failure::new(Reason::UpstreamRefused, Reach::Unprocessed),
+        // With TLS 1.3 a server refuses our certificate after we have sent the request: it has not looked at it.
+        Broken::Alert if !reused => Failure {
+            outcome: Some(Outcome::ConnectFailed),
+            ..Failure::new(Reason::UpstreamTls, Reach::Unconnected)
+        },
         Broken::Protocol(_) => Failure::new(Reason::UpstreamProtocol, Reach::Sent),
         Broken::Reset => match upstream {
             // Half a head.
             Upstream::Http1(_) => Failure::new(Reason::UpstreamProtocol, Reach::Sent),
             Upstream::Http2(_) => Failure::new(Reason::UpstreamReset, Reach::Sent),
         },
-        Broken::Ended => {
+        Broken::Ended | Broken::Alert => {
             let reach = match (upstream.is_unsent(), reused) {
                 (true, _) => Reach::Unprocessed,
                 (false, true) => Reach::Stale,

@@ -34,6 +34,9 @@ pub enum Broken {
     /// The peer gave the stream up.
     #[error("reset by the peer")]
     Reset,
+    /// The peer has ended TLS with an alert: it does not take our certificate, or wants one.
+    #[error("refused by TLS")]
+    Alert,
     /// The peer never looked at the message: it may be sent again whatever it is.
     #[error("refused unread")]
     Refused,
@@ -261,7 +264,7 @@ impl Held<'_, '_> {
             if let Poll::Ready(held) = body.poll_hold(client, cx, limit) {
                 return Poll::Ready(held.map_err(|broken| match broken {
                     Broken::Protocol(_) => Reason::BadRequest,
-                    Broken::Ended | Broken::Reset | Broken::Refused => Reason::ClientGone,
+                    _ => Reason::ClientGone,
                 }));
             }
             if body.received() != seen {

@@ -259,7 +259,7 @@ async fn exchange(
 fn reason(broken: Broken) -> Reason {
     match broken {
         Broken::Protocol(_) => Reason::UpstreamProtocol,
-        Broken::Ended | Broken::Reset | Broken::Refused => Reason::UpstreamClosed,
+        Broken::Ended | Broken::Reset | Broken::Refused | Broken::Alert => Reason::UpstreamClosed,
     }
 }
 

@@ -3,12 +3,14 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h1::Length;
 use http::header::{HeaderValue, UPGRADE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
+use tokio::time::timeout;
 
 use super::attempt::{Answer, Borrowed, send_rest};
 use super::body::{Broken, Piece, RequestBody};
@@ -16,6 +18,7 @@ use super::downstream::Downstream;
 use super::exchange::Exchange;
 use super::limits::Limits;
 use super::pool::Pool;
+use super::reply::Local;
 use super::router::{Ended, Way};
 use super::upstream::Upstream;
 use crate::cluster::{Chosen, Outcome};
@@ -24,13 +27,15 @@ use crate::reason::Reason;
 
 /// Turns that a connection's task gets to write what a stream has queued before the stream is reset.
 const FLUSHES: usize = 2;
+/// How long the client of HTTP/1 may take for what was queued of a response that broke off.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Where a response's body comes from.
 #[derive(Debug)]
 pub enum Reply {
     /// Ourselves.
-    Local(Bytes),
+    Local(Box<Local>),
     /// The upstream.
     Upstream(Box<Passing>),
     /// Both ends have switched protocols.
@@ -89,7 +94,7 @@ fn grpc_status(headers: &HeaderMap) -> Option<u32> {
 pub async fn deliver(way: &mut Way<'_, '_>, response: Response<Reply>) -> Ended {
     let (head, reply) = response.into_parts();
     let ended = match reply {
-        Reply::Local(body) => local(way, head, body).await,
+        Reply::Local(reply) => local(way, head, reply.body).await,
         Reply::Upstream(passing) => pass(way, head, *passing).await,
         Reply::Switched(passing) => Box::pin(carry(way, head, *passing)).await,
     };
@@ -106,6 +111,10 @@ pub async fn deliver(way: &mut Way<'_, '_>, response: Response<Reply>) -> Ended 
                 for _ in 0..FLUSHES {
                     tokio::task::yield_now().await;
                 }
+            } else if reason != Reason::ClientGone {
+                // What has come of the response is the client's; that it is cut shows by its framing.
+                let client = &mut *way.client;
+                let _ = timeout(LAST_WORDS, poll_fn(|cx| client.poll_flush(cx))).await;
             }
             way.client.abort();
             Ended::Broken
@@ -268,7 +277,7 @@ fn reason(broken: Broken) -> Reason {
     match broken {
         Broken::Protocol(_) => Reason::UpstreamProtocol,
         Broken::Reset | Broken::Refused => Reason::UpstreamReset,
-        Broken::Ended => Reason::UpstreamClosed,
+        Broken::Ended | Broken::Alert => Reason::UpstreamClosed,
     }
 }
 

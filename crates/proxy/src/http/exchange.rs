@@ -107,6 +107,11 @@ impl Exchange {
         }
     }
 
+    /// Why it failed or was refused, if it was.
+    pub fn failed(&self) -> Option<Reason> {
+        self.failed
+    }
+
     /// So many bytes of the request's body have come in all.
     pub fn received(&mut self, bytes: u64) {
         self.received = bytes;

@@ -35,7 +35,9 @@ pub struct Scene<'a> {
 
 impl Facts for Scene<'_> {
     fn request(&self) -> Option<RequestView<'_>> {
-        Some(self.target.view(&self.parts.method, &self.parts.headers))
+        // What could not be read has no path.
+        let view = self.target.view(&self.parts.method, &self.parts.headers);
+        (!view.path_and_query.is_empty()).then_some(view)
     }
 
     fn response(&self) -> Option<&HeaderMap> {

@@ -40,7 +40,7 @@ pub struct Target {
 }
 
 /// What is done about requests' heads.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct HeadRules {
     /// What is done to paths.
     pub paths: PathRules,
@@ -50,6 +50,8 @@ pub struct HeadRules {
     pub strip_port: StripPort,
     /// A dot behind the host is cut off.
     pub strip_dot: bool,
+    /// The authority of requests in HTTP/1.0 that have none.
+    pub default_host: Box<str>,
 }
 
 /// What is done about header names with underscores, which some servers take for those with hyphens.
@@ -81,6 +83,8 @@ pub enum StripPort {
 pub enum Unfit {
     /// It is refused.
     Refused(Reason),
+    /// It is refused as what could not be read at all.
+    Unread,
     /// The client is to ask for another path.
     Elsewhere(String),
 }
@@ -121,7 +125,7 @@ pub fn sanitize(
         return Err(Reason::BadRequest.into());
     }
     let upgrade = upgrade(parts);
-    let authority = authority(parts)?;
+    let authority = authority(parts)?.unwrap_or_else(|| rules.default_host.to_string());
     let authority = rules.authority(authority, origin.port);
     if parts.method == Method::CONNECT && upgrade.is_none() {
         return Err(Reason::RouteNotFound.into()); // No route takes CONNECT.
@@ -143,12 +147,7 @@ pub fn sanitize(
     // The connection answers it when the body is first read.
     parts.headers.remove(EXPECT);
     let sender = edge.receive(&mut parts.headers, origin);
-    // As Envoy: the scheme is the one the client used with the first proxy it met.
-    let is_https = parts
-        .headers
-        .get("x-forwarded-proto")
-        .is_some_and(|proto| proto == "https");
-    let scheme = if is_https { "https" } else { "http" };
+    let scheme = scheme(parts);
     Ok(Target {
         authority,
         path_and_query,
@@ -200,12 +199,12 @@ impl HeadRules {
         authority
     }
 
-    fn names(&self, headers: &mut HeaderMap) -> Result<(), Reason> {
+    fn names(&self, headers: &mut HeaderMap) -> Result<(), Unfit> {
         let odd = |name: &&HeaderName| name.as_str().contains('_');
         match self.underscores {
             Underscores::Allow => {}
             Underscores::Reject if headers.keys().any(|name| odd(&name)) => {
-                return Err(Reason::BadRequest);
+                return Err(Unfit::Unread);
             }
             Underscores::Reject => {}
             Underscores::Drop => {
@@ -217,6 +216,22 @@ impl HeadRules {
         }
         Ok(())
     }
+}
+
+/// As Envoy: the scheme the request names, else the one the client used with the first proxy it met.
+fn scheme(parts: &Parts) -> &'static str {
+    let named = match parts.uri.scheme_str() {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https") => Some("https"),
+        Some(scheme) if scheme.eq_ignore_ascii_case("http") => Some("http"),
+        _ => None,
+    };
+    named.unwrap_or_else(|| {
+        let forwarded = parts.headers.get("x-forwarded-proto");
+        match forwarded.is_some_and(|proto| proto == "https") {
+            true => "https",
+            false => "http",
+        }
+    })
 }
 
 /// HTTP/2 splits cookies for its compression (RFC 9113 §8.2.3); whoever reads them wants one.
@@ -238,11 +253,11 @@ fn join_crumbs(headers: &mut HeaderMap) {
 }
 
 /// The one authority of a request.
-fn authority(parts: &Parts) -> Result<String, Reason> {
+fn authority(parts: &Parts) -> Result<Option<String>, Unfit> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err(Reason::BadRequest), // RFC 9112 §3.2
-        (Some(host), None) => Some(host.to_str().map_err(|_| Reason::BadRequest)?),
+        (_, Some(_)) => return Err(Reason::BadRequest.into()), // RFC 9112 §3.2
+        (Some(host), None) => Some(host.to_str().map_err(|_| Unfit::Unread)?),
         (None, None) => None,
     };
     let from_uri = parts.uri.authority().map(|authority| authority.as_str());
@@ -251,20 +266,20 @@ fn authority(parts: &Parts) -> Result<String, Reason> {
         (Some(uri), Some(host))
             if parts.version == Version::HTTP_2 && !uri.eq_ignore_ascii_case(host) =>
         {
-            return Err(Reason::BadRequest);
+            return Err(Reason::BadRequest.into());
         }
         (Some(uri), _) => uri, // RFC 9112 §3.2.2: the absolute form wins.
         (None, Some(host)) => host,
-        (None, None) if parts.version < Version::HTTP_11 => "",
-        (None, None) => return Err(Reason::BadRequest),
+        (None, None) if parts.version < Version::HTTP_11 => return Ok(None),
+        (None, None) => return Err(Reason::MissingHost.into()),
     };
     let valid = chosen
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && !b"@/?#\\\"<>^`{|}".contains(&byte));
     if valid {
-        Ok(chosen.to_owned())
+        Ok(Some(chosen.to_owned()))
     } else {
-        Err(Reason::BadRequest)
+        Err(Unfit::Unread)
     }
 }
 
@@ -388,44 +403,77 @@ mod tests {
 
     #[test]
     fn a_request_has_one_authority() {
+        let refused = Err(Unfit::Refused(Reason::BadRequest));
         let cases = [
-            (Version::HTTP_11, "/", &[("host", "a")][..], Ok("a")),
-            (Version::HTTP_11, "/", &[], Err(Reason::BadRequest)),
-            (Version::HTTP_10, "/", &[], Ok("")),
+            (Version::HTTP_11, "/", &[("host", "a")][..], Ok(Some("a"))),
+            (
+                Version::HTTP_11,
+                "/",
+                &[],
+                Err(Unfit::Refused(Reason::MissingHost)),
+            ),
+            (Version::HTTP_10, "/", &[], Ok(None)),
             (
                 Version::HTTP_11,
                 "/",
                 &[("host", "a"), ("host", "a")],
-                Err(Reason::BadRequest),
+                refused.clone(),
             ),
-            (Version::HTTP_11, "http://b/", &[("host", "a")], Ok("b")),
-            (Version::HTTP_2, "http://b/", &[("host", "B")], Ok("b")),
+            (
+                Version::HTTP_11,
+                "http://b/",
+                &[("host", "a")],
+                Ok(Some("b")),
+            ),
+            (
+                Version::HTTP_2,
+                "http://b/",
+                &[("host", "B")],
+                Ok(Some("b")),
+            ),
             (
                 Version::HTTP_2,
                 "http://b/",
                 &[("host", "a")],
-                Err(Reason::BadRequest),
+                refused.clone(),
             ),
             (
                 Version::HTTP_11,
                 "/",
                 &[("host", "a b")],
-                Err(Reason::BadRequest),
+                Err(Unfit::Unread),
             ),
             (
                 Version::HTTP_11,
                 "/",
                 &[("host", "evil@a")],
-                Err(Reason::BadRequest),
+                Err(Unfit::Unread),
             ),
         ];
         for (version, uri, headers, expected) in cases {
             let parts = parts(version, uri, headers);
             assert_eq!(
                 authority(&parts),
-                expected.map(str::to_owned),
+                expected.map(|host| host.map(str::to_owned)),
                 "{version:?} {uri} {headers:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_scheme_is_what_the_request_names_else_what_was_forwarded() {
+        let https = &[("x-forwarded-proto", "https")][..];
+        let cases = [
+            (Version::HTTP_2, "http://a/", https, "http"),
+            (Version::HTTP_2, "https://a/", &[], "https"),
+            (Version::HTTP_2, "ftp://a/", https, "https"),
+            (Version::HTTP_11, "/", https, "https"),
+            (Version::HTTP_11, "http://a/", https, "http"),
+            (Version::HTTP_11, "/", &[], "http"),
+        ];
+        for (version, uri, headers, expected) in cases {
+            let found = scheme(&parts(version, uri, headers));
+            assert_eq!(found, expected, "{version:?} {uri} {headers:?}");
         }
     }
 
@@ -476,7 +524,7 @@ mod tests {
         let cases = [
             (Underscores::Allow, Ok(2)),
             (Underscores::Drop, Ok(1)),
-            (Underscores::Reject, Err(Reason::BadRequest)),
+            (Underscores::Reject, Err(Unfit::Unread)),
         ];
         for (underscores, expected) in cases {
             let rules = HeadRules {

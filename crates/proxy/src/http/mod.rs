@@ -20,6 +20,8 @@ pub mod h1;
 pub mod h2;
 pub mod headers;
 pub mod limits;
+pub mod local;
+pub mod mapping;
 pub mod outgoing;
 pub mod path;
 pub mod pool;

@@ -15,7 +15,8 @@ use crate::connection::Connection;
 use crate::route::{Forward, HostRewrite, PathMatch};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+/// The path before it was rewritten.
+pub const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 
 /// What a request's changes may depend on.

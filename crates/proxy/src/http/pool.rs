@@ -13,6 +13,7 @@ use super::h1::Client;
 use super::h2::{self, Connection};
 use crate::cluster::{Chosen, Cluster};
 use crate::listener::H2;
+use crate::tls::Speaks;
 use crate::upstream::{ConnectError, connect};
 
 /// Idle HTTP/1 connections kept per endpoint and worker; more are closed when they come back.
@@ -112,7 +113,7 @@ impl Pool {
             if let Some(client) = self.take(&chosen.cluster) {
                 return Ok((client, true));
             }
-            match connect(chosen, self.open.is_none()).await {
+            match connect(chosen, Speaks::Http1, self.open.is_none()).await {
                 Ok((stream, connected)) => {
                     let counted = Counted::new(&self.open);
                     return Ok((Box::new(Client::new(stream, (connected, counted))), false));
@@ -168,14 +169,15 @@ impl Pool {
             if let Some(place) = self.enter(cluster, settings) {
                 return Ok((place, true));
             }
-            let (stream, connected) = match connect(chosen, self.open.is_none()).await {
-                Ok(opened) => opened,
-                Err(ConnectError::Overflow(_)) => {
-                    freed.await;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
+            let (stream, connected) =
+                match connect(chosen, Speaks::Http2, self.open.is_none()).await {
+                    Ok(opened) => opened,
+                    Err(ConnectError::Overflow(_)) => {
+                        freed.await;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
             let counted = Counted::new(&self.open);
             let opened = h2::open(stream, (connected, counted), settings).await;
             let connection = opened.map_err(OpenError::Handshake)?;

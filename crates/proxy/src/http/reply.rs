@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use http::response::Parts;
 use http::{Response, StatusCode};
 
 use super::deliver::Reply;
@@ -53,6 +54,17 @@ pub struct LocalReply {
     pub is_plain: bool,
 }
 
+/// A reply of ours until it takes its final form ([`Way::finish`](super::router::Way::finish)).
+#[derive(Debug, Default)]
+pub struct Local {
+    /// Its body.
+    pub body: Bytes,
+    /// gRPC's status where it does not follow from the HTTP status.
+    pub grpc_status: Option<u32>,
+    /// It has its final form: it is never gRPC, and no configuration of local replies changes it.
+    pub is_plain: bool,
+}
+
 impl From<Reason> for LocalReply {
     fn from(reason: Reason) -> LocalReply {
         let row = reason.row();
@@ -72,33 +84,33 @@ impl From<Reason> for LocalReply {
 }
 
 /// The reply that a filter wants.
-pub fn local(reply: LocalReply, is_grpc: bool, exchange: &mut Exchange) -> Response<Reply> {
-    let is_grpc = is_grpc && !reply.is_plain;
+pub fn local(reply: LocalReply, exchange: &mut Exchange) -> Response<Reply> {
     exchange.line.response_code_details = reply.details.into_owned();
     if let Some(reason) = reply.reason {
         exchange.fail(reason);
     }
-    let mut response = text(reply.status, reply.body, is_grpc, exchange);
-    let headers = response.headers_mut();
-    if is_grpc && let Some(status) = reply.grpc_status {
-        headers.insert(GRPC_STATUS, HeaderValue::from(status));
-    }
+    let mut response = draft(
+        reply.status,
+        Local {
+            body: reply.body,
+            grpc_status: reply.grpc_status,
+            is_plain: reply.is_plain,
+        },
+        exchange,
+    );
     for (mode, name, value) in reply.headers {
-        // gRPC's own content type tells the client how to read the rest.
-        if !is_grpc || name != CONTENT_TYPE {
-            mode.apply(headers, name, value);
-        }
+        mode.apply(response.headers_mut(), name, value);
     }
     response
 }
 
 /// The reply to a refused request.
-pub fn refusal(refusal: &Refusal, is_grpc: bool, exchange: &mut Exchange) -> Response<Reply> {
+pub fn refusal(refusal: &Refusal, exchange: &mut Exchange) -> Response<Reply> {
     let row = refusal.reason.row();
     let status = refusal.status.unwrap_or(row.status);
     exchange.fail(refusal.reason);
     let body = Bytes::from_static(row.body.as_bytes());
-    let mut response = text(status, body, is_grpc, exchange);
+    let mut response = text(status, body, exchange);
     if refusal.reason == Reason::UpstreamOverflow {
         response
             .headers_mut()
@@ -108,40 +120,52 @@ pub fn refusal(refusal: &Refusal, is_grpc: bool, exchange: &mut Exchange) -> Res
 }
 
 /// A reply with a text.
-pub fn text(
-    status: StatusCode,
-    body: Bytes,
-    is_grpc: bool,
-    exchange: &mut Exchange,
-) -> Response<Reply> {
-    if is_grpc {
-        return grpc(status, &body, exchange);
-    }
-    exchange.replied(status);
-    let has_body = !body.is_empty();
-    let mut response = Response::new(Reply::Local(body));
-    *response.status_mut() = status;
-    if has_body {
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+pub fn text(status: StatusCode, body: Bytes, exchange: &mut Exchange) -> Response<Reply> {
+    let local = Local {
+        body,
+        ..Local::default()
+    };
+    draft(status, local, exchange)
+}
+
+/// The reply of a route that redirects.
+pub fn redirect(status: u16, location: &str, exchange: &mut Exchange) -> Response<Reply> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+    exchange.line.response_code_details = "direct_response".to_owned();
+    let mut response = text(status, Bytes::new(), exchange);
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
     }
     response
 }
 
-/// A trailers-only reply.
-fn grpc(status: StatusCode, body: &[u8], exchange: &mut Exchange) -> Response<Reply> {
-    exchange.replied(StatusCode::OK);
-    let mut response = Response::new(Reply::Local(Bytes::new()));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(status)));
-    if let Ok(message) = HeaderValue::from_str(&percent_encode(body))
-        && !body.is_empty()
-    {
-        headers.insert(GRPC_MESSAGE, message);
-    }
+fn draft(status: StatusCode, local: Local, exchange: &mut Exchange) -> Response<Reply> {
+    exchange.line.response_code = status.as_u16();
+    let mut response = Response::new(Reply::Local(Box::new(local)));
+    *response.status_mut() = status;
     response
+}
+
+// === impl Local ===
+
+impl Local {
+    /// Makes it a trailers-only reply, its text the message: clients of gRPC read nothing else.
+    pub fn to_grpc(&mut self, head: &mut Parts) {
+        let body = std::mem::take(&mut self.body);
+        let headers = &mut head.headers;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.remove(CONTENT_LENGTH);
+        if !headers.contains_key(GRPC_STATUS) {
+            let status = self.grpc_status.unwrap_or(grpc_status(head.status));
+            headers.insert(GRPC_STATUS, HeaderValue::from(status));
+        }
+        if let Ok(message) = HeaderValue::from_str(&percent_encode(body.trim_ascii_end()))
+            && !body.is_empty()
+        {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        head.status = StatusCode::OK;
+    }
 }
 
 /// As gRPC encodes its message: printable ASCII but `%` stays.
@@ -154,19 +178,6 @@ fn percent_encode(text: &[u8]) -> String {
         }
     }
     out
-}
-
-/// The reply of a route that redirects.
-pub fn redirect(status: u16, location: &str, exchange: &mut Exchange) -> Response<Reply> {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
-    exchange.replied(status);
-    exchange.line.response_code_details = "direct_response".to_owned();
-    let mut response = Response::new(Reply::Local(Bytes::new()));
-    *response.status_mut() = status;
-    if let Ok(location) = HeaderValue::from_str(location) {
-        response.headers_mut().insert(LOCATION, location);
-    }
-    response
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{
     CONNECTION, DATE, HeaderName, HeaderValue, LOCATION, SERVER, SET_COOKIE, USER_AGENT,
 };
@@ -11,7 +10,7 @@ use http::request::Parts;
 use http::{Response, StatusCode, Version};
 
 use super::attempt::Answer;
-use super::attempts::{Attempts, Ended as AttemptsEnded};
+use super::attempts::Attempts;
 use super::body::{Held, RequestBody};
 use super::date;
 use super::deliver::{Passing, Reply, deliver};
@@ -23,6 +22,7 @@ use super::filters::overrides::Routing;
 use super::filters::{self, FilterContext, Passage};
 use super::headers::{Target, Unfit, X_REQUEST_ID, sanitize, strip_hop_by_hop};
 use super::limits::Limits;
+use super::local;
 use super::outgoing::Outgoing;
 use super::reply::{self, LocalReply, Refusal};
 use super::retry::{Retry, Wanted};
@@ -35,17 +35,13 @@ use crate::listener::{HttpManager, RouteSource, ServerHeader};
 use crate::overload::Action as Overloaded;
 use crate::reason::Reason;
 use crate::route::{
-    Action, Certificate, Client, Forward, Found, PathMatch, Redirect, Respond, RouteTable,
-    is_grpc_type,
+    Action, Certificate, Client, Forward, Found, PathMatch, Redirect, RouteTable, is_grpc_type,
 };
 use crate::upstream::settled;
 use crate::worker::roll;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// gRPC's status for a deadline that has passed.
-const DEADLINE_EXCEEDED: u32 = 4;
 
 /// A request under way.
 pub struct Way<'a, 'c> {
@@ -105,15 +101,8 @@ pub async fn refuse(
     };
     let (parts, ()) = http::Request::new(()).into_parts();
     let mut way = Way::new(http, manager, parts, client);
-    way.exchange.fail(reason);
-    let status = reason.row().status;
-    // The words of Envoy's codec.
-    let body = match reason.row().body {
-        "" => status.canonical_reason().unwrap_or_default(),
-        body => body,
-    };
-    let body = Bytes::from_static(body.as_bytes());
-    let mut response = reply::text(status, body, false, &mut way.exchange);
+    let response = way.unread(reason);
+    let mut response = way.finish(response);
     way.sign(&mut response, None);
     deliver(&mut way, response).await
 }
@@ -155,19 +144,19 @@ impl<'a, 'c> Way<'a, 'c> {
                 let response = reply::redirect(307, &path, &mut self.exchange);
                 let details = "path_normalization_failed".to_owned();
                 self.exchange.line.response_code_details = details;
-                response
+                self.finish(response)
             }
             Err(unfit) => {
-                let reason = match unfit {
-                    Unfit::Refused(reason) => reason,
-                    Unfit::Elsewhere(_) => Reason::BadRequest,
+                let mut response = match unfit {
+                    Unfit::Refused(reason) => self.refusal(reason),
+                    Unfit::Unread => self.unread(Reason::BadRequest),
+                    Unfit::Elsewhere(_) => self.refusal(Reason::BadRequest),
                 };
-                let mut response = reply::refusal(&reason.into(), self.is_grpc, &mut self.exchange);
                 // What follows a malformed request cannot be trusted to begin where it seems to.
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
-                response
+                self.finish(response)
             }
         };
         self.sign(&mut response, request_id);
@@ -278,6 +267,10 @@ async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
             way.parts.headers.remove(name);
         }
     }
+    let tells = table.as_deref().is_some_and(|table| table.tells_reasons);
+    if tells {
+        local::forget_wish(&way.http.connection, &mut way.parts.headers);
+    }
     let mut routing = Routing::find(
         table.as_deref(),
         &way.target.view(&way.parts.method, &way.parts.headers),
@@ -292,16 +285,19 @@ async fn route(way: &mut Way<'_, '_>) -> Response<Reply> {
     let is_plain = passed.as_ref().is_err_and(|reply| reply.is_plain);
     let mut response = match passed {
         Ok(()) => act(way, &routing).await,
-        Err(reply) => reply::local(*reply, way.is_grpc, &mut way.exchange),
+        Err(reply) => reply::local(*reply, &mut way.exchange),
     };
     let scene = way.scene();
     for edits in routing.edits().filter(|_| !is_plain) {
         edits.response.response(response.headers_mut(), &scene);
     }
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, body) = way.finish(response).into_parts();
     let head = (&mut parts.status, &mut parts.headers);
     filters::response(filters, &mut passage, &routing, head);
     way.trace_response(&routing, &mut parts.headers);
+    if tells {
+        local::conceal(&way.http.connection, &mut parts.headers);
+    }
     Response::from_parts(parts, body)
 }
 
@@ -328,6 +324,10 @@ async fn act(way: &mut Way<'_, '_>, routing: &Routing<'_>) -> Response<Reply> {
             let view = way.target.view(&way.parts.method, &way.parts.headers);
             let path = &found.route.condition.path;
             let location = action.location(path, &view, &way.scene());
+            let rewritten = action.rewritten(path, &view);
+            if let Some(rewritten) = rewritten {
+                way.rewrite(rewritten);
+            }
             reply::redirect(action.status, &location, &mut way.exchange)
         }
         // Boxed: what is answered here does not carry the size of what is sent on.
@@ -349,7 +349,7 @@ pub fn client(connection: &Connection) -> Client {
 }
 
 impl Way<'_, '_> {
-    /// What is known of it.
+    /// What is known of the request, for format strings.
     pub fn scene(&self) -> Scene<'_> {
         Scene {
             connection: &self.http.connection,
@@ -363,30 +363,8 @@ impl Way<'_, '_> {
         }
     }
 
-    /// The answer of a route that answers itself.
-    fn respond(&mut self, respond: &Respond) -> Response<Reply> {
-        let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
-        self.exchange.line.response_code_details = "direct_response".to_owned();
-        self.exchange.line.response_code = respond.status;
-        let Some(format) = &respond.format else {
-            let body = respond.body.clone();
-            return reply::text(status, body, self.is_grpc, &mut self.exchange);
-        };
-        let text = String::from_utf8_lossy(&respond.body);
-        let scene = Scene {
-            body: Some(&text),
-            ..self.scene()
-        };
-        let body = format.make(&scene);
-        let mut response = reply::text(status, body, self.is_grpc, &mut self.exchange);
-        if !self.is_grpc {
-            let headers = response.headers_mut();
-            headers.insert(http::header::CONTENT_TYPE, format.content_type.clone());
-        }
-        response
-    }
-
-    fn table(&self) -> Option<Arc<RouteTable>> {
+    /// The route table, if it has arrived.
+    pub fn table(&self) -> Option<Arc<RouteTable>> {
         match &self.manager.routes {
             RouteSource::Inline(table) => Some(table.clone()),
             RouteSource::Named(name) => self
@@ -453,7 +431,7 @@ async fn forward(
     }
     let cluster = match way.cluster(action, routing).await {
         Ok(cluster) => cluster,
-        Err(refused) => return reply::refusal(&refused, way.is_grpc, &mut way.exchange),
+        Err(refused) => return reply::refusal(&refused, &mut way.exchange),
     };
     let timing = way.outgoing(action, routing, &found.route.condition.path);
     let retry = way.retry(action);
@@ -568,43 +546,6 @@ impl Way<'_, '_> {
             suppress: self.manager.suppress_envoy_headers,
         };
         (outgoing, &mut self.parts, &mut self.target)
-    }
-
-    /// The answer to a request that no attempt brought one for.
-    fn ended(&mut self, ended: AttemptsEnded, cluster: &Cluster) -> Response<Reply> {
-        // As Envoy: time that passes after the request has come whole is the server's.
-        let is_late = matches!(
-            ended.reason,
-            Reason::IdleTimeout | Reason::MaxDuration | Reason::RequestTimeout
-        );
-        let mut reply = LocalReply::from(ended.reason);
-        if is_late && self.body.is_read() {
-            reply.status = StatusCode::GATEWAY_TIMEOUT;
-        }
-        if ended.reason == Reason::MaxDuration {
-            reply.grpc_status = Some(DEADLINE_EXCEEDED);
-        }
-        if ended.reason == Reason::CircuitOpen
-            && let Some(circuit) = &cluster.config.circuit
-        {
-            reply.status = circuit.degraded.status;
-            reply.body = circuit.degraded.body.clone();
-        }
-        if ended.count > 1 {
-            let body = String::from_utf8_lossy(&reply.body);
-            let body = body.replace(
-                "headers. reset reason:",
-                "headers. retried and the latest reset reason:",
-            );
-            reply.body = body.into();
-        }
-        let response = reply::local(reply, self.is_grpc, &mut self.exchange);
-        self.exchange.line.response_flags = ended.flags();
-        response
-    }
-
-    fn refusal(&mut self, reason: Reason) -> Response<Reply> {
-        reply::refusal(&Refusal::from(reason), self.is_grpc, &mut self.exchange)
     }
 
     /// The upstream's answer as the client is to see it.

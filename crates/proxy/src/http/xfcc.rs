@@ -35,12 +35,12 @@ impl CertDetails {
             let subject = subject.join(",").replace('\\', "\\\\").replace('"', "\\\"");
             parts.push(format!("Subject=\"{subject}\""));
         }
-        if self.dns {
-            parts.extend(names.dns.iter().map(|name| format!("DNS={name}")));
-        }
         if self.uri {
             let uri = names.uris.first().map_or("", String::as_str);
             parts.push(format!("URI={uri}"));
+        }
+        if self.dns {
+            parts.extend(names.dns.iter().map(|name| format!("DNS={name}")));
         }
         HeaderValue::try_from(parts.join(";")).ok()
     }
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(
             element(all, Some("spiffe://td/own/ns")),
             format!(
-                "By=spiffe://td/own/ns;{hash};Subject=\"CN=a \\\"quoted\\\" name,O=Org\";DNS=a.b;DNS=c.d;URI=spiffe://td/a/b"
+                "By=spiffe://td/own/ns;{hash};Subject=\"CN=a \\\"quoted\\\" name,O=Org\";URI=spiffe://td/a/b;DNS=a.b;DNS=c.d"
             )
         );
     }

@@ -47,6 +47,8 @@ pub struct RouteTable {
     pub ignore_path_parameters: bool,
     /// Changes to headers are made by the table first and by the route last.
     pub most_specific_wins: bool,
+    /// Callers of the mesh who ask are told why they are refused: `reason_header` of the metadata `osm`.
+    pub tells_reasons: bool,
     /// Headers that requests from outside lose.
     pub internal_headers: Vec<HeaderName>,
     hosts: Vec<VirtualHost>,

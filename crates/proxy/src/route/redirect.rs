@@ -1,7 +1,9 @@
 //! Redirects.
 
+use http::HeaderValue;
+
 use super::hosts::port_of;
-use super::{PathMatch, Substitution, split};
+use super::{PathMatch, Substitution, X_FORWARDED_PROTO, split};
 use crate::format::{Facts, Missing, Template};
 use crate::matcher::RequestView;
 
@@ -77,13 +79,38 @@ impl Redirect {
         )
     }
 
+    /// Path and query with what the redirect rewrites of them, if it does: as Envoy, what is said of the request from
+    /// then on says the new ones.
+    pub fn rewritten(&self, matched: &PathMatch, request: &RequestView<'_>) -> Option<String> {
+        let (path, _) = split(request.path_and_query);
+        let query = request.path_and_query.get(path.len()..)?;
+        let path = self
+            .rewrite(matched, path)
+            .filter(|path| !path.is_empty())?;
+        Some(format!("{path}{query}"))
+    }
+
+    fn rewrite(&self, matched: &PathMatch, path: &str) -> Option<String> {
+        match &self.path {
+            PathRedirect::Prefix(prefix) => {
+                let rest = path.get(matched.matched_length(path)..).unwrap_or_default();
+                Some(format!("{prefix}{rest}"))
+            }
+            PathRedirect::Regex(substitution) => Some(substitution.apply(path)),
+            PathRedirect::Keep | PathRedirect::Path(_) | PathRedirect::Template(_) => None,
+        }
+    }
+
     /// The request's host; its port goes with the scheme it was the default of, or with a new port.
     fn kept_host<'a>(&self, request: &RequestView<'a>, scheme: &str) -> &'a str {
         let Some((host, port)) = port_of(request.authority) else {
             return request.authority;
         };
-        let was_default = scheme != request.scheme
-            && matches!((request.scheme, port), ("http", "80") | ("https", "443"));
+        // As Envoy: by the scheme of the client's connection to the first proxy, not by what the request says.
+        let forwarded = request.headers.get(X_FORWARDED_PROTO);
+        let was = forwarded.map_or(request.scheme.as_bytes(), HeaderValue::as_bytes);
+        let was_default =
+            scheme.as_bytes() != was && matches!((was, port), (b"http", "80") | (b"https", "443"));
         if self.port.is_some() || was_default {
             host
         } else {
@@ -101,11 +128,9 @@ impl Redirect {
         let new = match &self.path {
             PathRedirect::Keep => path.to_owned(),
             PathRedirect::Path(path) => path.clone(),
-            PathRedirect::Prefix(prefix) => {
-                let rest = path.get(matched.matched_length(path)..).unwrap_or_default();
-                format!("{prefix}{rest}")
+            PathRedirect::Prefix(_) | PathRedirect::Regex(_) => {
+                self.rewrite(matched, path).unwrap_or_default()
             }
-            PathRedirect::Regex(substitution) => substitution.apply(path),
             PathRedirect::Template(template) => template.format(facts, Missing::Empty),
         };
         // As Envoy: a path that would vanish stays.

@@ -81,6 +81,7 @@ pub fn client(
         _ => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn(&tls.common);
+    let is_silent = config.alpn_protocols.is_empty();
     config.resumption = match tls.sessions {
         0 => Resumption::disabled(),
         sessions => Resumption::store(Arc::new(Sessions::new(sessions))),
@@ -92,7 +93,14 @@ pub fn client(
         ServerName::try_from(tls.sni.clone())
             .map_err(|_| TlsError::Material(format!("sni {:?}", tls.sni)))?
     };
+    // As Envoy: where nothing is configured, a connection for HTTP says which HTTP it is for.
+    let offering = |protocol: &[u8]| {
+        let mut config = config.clone();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Arc::new(config)
+    };
     Ok(TlsClient {
+        for_http: is_silent.then(|| (offering(b"http/1.1"), offering(b"h2"))),
         config: Arc::new(config),
         name,
         sni_of_host: tls.sni_of_host,

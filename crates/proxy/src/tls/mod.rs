@@ -32,6 +32,17 @@ pub struct DownstreamTls {
     pub resumption: bool,
 }
 
+/// What a connection to an upstream will speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Whatever comes.
+    Anything,
+}
+
 /// TLS origination of a cluster.
 #[derive(Debug)]
 pub struct UpstreamTls {
@@ -168,6 +179,8 @@ pub struct TlsServer {
 pub struct TlsClient {
     /// rustls' configuration.
     pub config: Arc<rustls::ClientConfig>,
+    /// The same for HTTP/1 and for HTTP/2, where no ALPN is configured.
+    pub for_http: Option<(Arc<rustls::ClientConfig>, Arc<rustls::ClientConfig>)>,
     /// The server name.
     pub name: ServerName<'static>,
     /// An endpoint's host name goes before it.
@@ -257,6 +270,16 @@ fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
 // === impl TlsClient ===
 
 impl TlsClient {
+    /// The configuration of a connection that will speak this.
+    pub fn config(&self, speaks: Speaks) -> Arc<rustls::ClientConfig> {
+        let config = match (speaks, &self.for_http) {
+            (Speaks::Http1, Some((http1, _))) => http1,
+            (Speaks::Http2, Some((_, http2))) => http2,
+            (Speaks::Anything, _) | (_, None) => &self.config,
+        };
+        config.clone()
+    }
+
     /// The server name for an endpoint with this host name, which may be empty.
     pub fn name(&self, host: &str) -> ServerName<'static> {
         let own = (self.sni_of_host && !host.is_empty())

@@ -385,6 +385,10 @@ pub fn filtered_chain(routes: &str, filters: Vec<hcm::HttpFilter>) -> listener::
             upgrade_type: "websocket".into(),
             ..Default::default()
         }],
+        http2_protocol_options: Some(core::Http2ProtocolOptions {
+            allow_connect: true,
+            ..Default::default()
+        }),
         normalize_path: Some(BoolValue { value: true }),
         ..Default::default()
     };

@@ -2,6 +2,7 @@
 
 use envoy_types::pb::{
     envoy::{
+        config::core::v3::Http2ProtocolOptions,
         config::listener::v3::{Filter, filter},
         extensions::filters::{
             http::router::v3::Router,
@@ -138,6 +139,11 @@ fn manager(
             upgrade_type: "websocket".to_owned(),
             ..Default::default()
         }],
+        // WebSocket over HTTP/2 (RFC 8441).
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            allow_connect: true,
+            ..Default::default()
+        }),
         // Grants speak of paths: `/public/../admin` must be judged as what it leads to.
         normalize_path: build::yes(),
         // The application's own `server` header stays, as the pages of the egress guide show it.

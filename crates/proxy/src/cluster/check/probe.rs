@@ -18,6 +18,7 @@ use super::payload::Payload;
 use super::{GrpcProbe, HealthCheck, HttpProbe, Probe};
 use crate::cluster::{Cluster, Endpoint, EndpointConfig};
 use crate::net::Stream;
+use crate::tls::Speaks;
 use crate::upstream::open;
 
 /// An answer longer than this is no health check's.
@@ -105,7 +106,9 @@ type Asked = Option<(Outcome, Option<Connection>)>;
 async fn say(to: &Target<'_>, payload: &Payload, kept: Option<Connection>) -> Asked {
     let mut stream = match kept {
         Some(Connection::Tcp(stream)) => stream,
-        _ => open(to.cluster, to.endpoint, to.address).await.ok()?,
+        _ => open(to.cluster, to.endpoint, to.address, Speaks::Anything)
+            .await
+            .ok()?,
     };
     stream.write_all(&payload.send).await.ok()?;
     stream.flush().await.ok()?;
@@ -217,7 +220,9 @@ async fn connect(to: &Target<'_>, http2: bool, kept: Option<Connection>) -> Opti
         }
         _ => {}
     }
-    let io = TokioIo::new(open(to.cluster, to.endpoint, to.address).await.ok()?);
+    let speaks = if http2 { Speaks::Http2 } else { Speaks::Http1 };
+    let opened = open(to.cluster, to.endpoint, to.address, speaks).await;
+    let io = TokioIo::new(opened.ok()?);
     if http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         let (sender, driving) = builder.timer(TokioTimer::new()).handshake(io).await.ok()?;

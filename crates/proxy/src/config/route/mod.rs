@@ -9,8 +9,9 @@ mod rewrite;
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, Metadata, data_source};
 use envoy_types::pb::envoy::config::route::v3 as pb;
+use envoy_types::pb::google::protobuf::value::Kind;
 
 use super::filters::{old_cors_policy, overrides, policies};
 use super::matching::header_name;
@@ -52,9 +53,17 @@ pub(super) fn table(message: &pb::RouteConfiguration) -> Checked<RouteTable> {
             &message.response_headers_to_add,
         ),
     )?;
+    table.tells_reasons = message.metadata.as_ref().is_some_and(tells_reasons);
     let internal = &message.internal_only_headers;
     table.internal_headers = each("internal_only_headers", internal, |n| header_name(n))?;
     Ok(table)
+}
+
+/// `filter_metadata["osm"].reason_header`, which an Envoy passes over.
+fn tells_reasons(message: &Metadata) -> bool {
+    let ours = message.filter_metadata.get("osm");
+    let value = ours.and_then(|ours| ours.fields.get("reason_header"));
+    value.is_some_and(|value| value.kind == Some(Kind::BoolValue(true)))
 }
 
 #[allow(deprecated)] // Control planes still send the old fields.

@@ -50,7 +50,7 @@ message!(AND, "envoy.config.accesslog.v3.AndFilter", {
 });
 
 message!(OR, "envoy.config.accesslog.v3.OrFilter", {
-    1 filters: each FILTER,
+    2 filters: each FILTER,
 });
 
 message!(HEADER, "envoy.config.accesslog.v3.HeaderFilter", {

@@ -75,7 +75,7 @@ message!(COMMON_HTTP, "envoy.config.core.v3.HttpProtocolOptions", {
 message!(HTTP1, "envoy.config.core.v3.Http1ProtocolOptions", {
     1 allow_absolute_url: ignore "absolute URLs are always understood",
     2 accept_http_10: take,
-    3 default_host_for_http_10: refuse,
+    3 default_host_for_http_10: take,
     4 header_key_format: ignore "header names are lower case, as Envoy writes them",
     5 enable_trailers: ignore "trailers pass where TE allows",
     6 allow_chunked_length: refuse,

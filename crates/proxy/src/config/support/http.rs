@@ -1,7 +1,10 @@
 //! The HTTP connection manager, its filters and RBAC.
 
-use super::access::ACCESS_LOG;
-use super::common::{CIDR_RANGE, COMMON_HTTP, HTTP1, HTTP2, PATH_MATCHER, STRING_MATCHER};
+use super::access::{ACCESS_LOG, FILTER};
+use super::common::{
+    CIDR_RANGE, COMMON_HTTP, DATA_SOURCE, HEADER_VALUE_OPTION, HTTP1, HTTP2, PATH_MATCHER,
+    STRING_MATCHER, SUBSTITUTION_FORMAT,
+};
 use super::filters::HTTP_FILTER;
 use super::message;
 use super::route::{HEADER_MATCHER, ROUTE_CONFIGURATION};
@@ -43,7 +46,7 @@ message!(HTTP_CONNECTION_MANAGER, "envoy.extensions.filters.network.http_connect
     35 common_http_protocol_options: into COMMON_HTTP,
     36 request_id_extension: refuse,
     37 always_set_request_id_in_response: take,
-    38 local_reply_config: zero "local replies are Envoy defaults",
+    38 local_reply_config: into LOCAL_REPLY,
     39 strip_matching_host_port: take,
     40 stream_error_on_invalid_http_message: ignore "a broken message closes the connection",
     41 request_headers_timeout: take,
@@ -68,6 +71,19 @@ message!(HTTP_CONNECTION_MANAGER, "envoy.extensions.filters.network.http_connect
     60 forward_client_cert_matcher: refuse,
     61 forward_proto_config: refuse,
     62 drain_timeout_jitter: refuse,
+});
+
+message!(LOCAL_REPLY, "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig", {
+    1 mappers: each RESPONSE_MAPPER,
+    2 body_format: into SUBSTITUTION_FORMAT,
+});
+
+message!(RESPONSE_MAPPER, "envoy.extensions.filters.network.http_connection_manager.v3.ResponseMapper", {
+    1 filter: into FILTER,
+    2 status_code: take,
+    3 body: into DATA_SOURCE,
+    4 body_format_override: into SUBSTITUTION_FORMAT,
+    5 headers_to_add: each HEADER_VALUE_OPTION,
 });
 
 message!(CERT_DETAILS, "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails", {

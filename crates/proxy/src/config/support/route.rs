@@ -26,7 +26,7 @@ message!(ROUTE_CONFIGURATION, "envoy.config.route.v3.RouteConfiguration", {
     14 ignore_port_in_host_matching: take,
     15 ignore_path_parameters_in_path_matching: take,
     16 typed_per_filter_config: overrides,
-    17 metadata: ignore "kept as provenance",
+    17 metadata: take,
     18 vhost_header: refuse,
     19 route_specifiers: refuse,
 });

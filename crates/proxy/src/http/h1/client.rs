@@ -1,5 +1,6 @@
 //! An HTTP/1 connection to an upstream: one exchange at a time.
 
+use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use h1::{Decoded, Decoder, Length, Limits, Scanner, parse_response};
 use http::response::Parts;
 use http::{HeaderMap, Method, StatusCode};
+use rustls::AlertDescription as Alert;
 
 use super::Coding;
 use crate::http::body::{Broken, Next, Piece};
@@ -163,6 +165,7 @@ impl Client {
             let Some(length) = found else {
                 match ready!(self.wire.poll_fill(cx, 0)) {
                     Ok(1..) => continue,
+                    Err(error) if is_refusal(&error) => return Poll::Ready(Err(Broken::Alert)),
                     Ok(0) | Err(_) if self.wire.inbox.is_empty() && self.interim == 0 => {
                         return Poll::Ready(Err(Broken::Ended));
                     }
@@ -236,4 +239,23 @@ impl Client {
     pub fn wire(&mut self) -> &mut Wire {
         &mut self.wire
     }
+}
+
+/// Whether the peer has ended TLS because of who we are, or are not.
+fn is_refusal(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let Some(rustls::Error::AlertReceived(alert)) = inner else {
+        return false;
+    };
+    matches!(
+        alert,
+        Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::CertificateRequired
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+    )
 }

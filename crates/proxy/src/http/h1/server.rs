@@ -455,6 +455,7 @@ fn is_trailers(value: &HeaderValue) -> bool {
 fn reason(error: HeadError) -> Reason {
     match error {
         HeadError::TooLarge | HeadError::TooManyHeaders => Reason::HeadersTooLarge,
+        HeadError::NoHost => Reason::MissingHost,
         HeadError::Coding => Reason::UnsupportedCoding,
         HeadError::Version | HeadError::CodingInVersion10 => Reason::VersionTooLow,
         _ => Reason::BadRequest,

@@ -21,12 +21,13 @@ use super::stream::{Sink, Source, broken, length};
 use crate::http::body::{Broken, Next};
 use crate::http::downstream::Downstream;
 use crate::http::drain::Drain;
-use crate::http::router::{Ended, handle};
+use crate::http::router::{Ended, handle, refuse};
 use crate::http::server::HttpConnection;
 use crate::http::timer::Timer;
 use crate::http::tunnel::Tunnel;
 use crate::listener::HttpManager;
 use crate::net::{Replay, Stream};
+use crate::reason::Reason::HeadersTooLarge as TooLarge;
 
 /// Streams that clients reset before we took them; h2's own guard against rapid resets (CVE-2023-44487).
 const PENDING_RESETS: usize = 20;
@@ -91,7 +92,7 @@ pub async fn serve(stream: Replay<Stream>, http: Arc<HttpConnection>) {
         .max_concurrent_reset_streams(REMEMBERED)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(Some(LOCAL_ERRORS));
-    if manager.h2.allow_connect || !manager.upgrades.is_empty() {
+    if manager.h2.allow_connect {
         builder.enable_connect_protocol();
     }
     let mut connection = match timeout(PREFACE, builder.handshake::<_, Bytes>(stream)).await {
@@ -170,15 +171,12 @@ impl Driver<'_> {
     }
 
     /// Takes a stream in.
-    fn begin(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         if self.is_flood() {
             self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             return;
         }
-        if request.headers().len() > self.manager.max_headers {
-            respond.send_reset(Reason::REFUSED_STREAM);
-            return;
-        }
+        let is_too_large = request.headers().len() > self.manager.max_headers;
         self.resets.all.fetch_add(1, Ordering::Relaxed);
         let (parts, stream) = request.into_parts();
         let mut stream = ServerStream {
@@ -192,7 +190,11 @@ impl Driver<'_> {
         let resets = self.resets.clone();
         // Ends with its stream: a reset is seen as soon as it reads or writes, its timeouts end it else.
         tokio::spawn(async move {
-            let ended = handle(&http, parts, &mut Downstream::Http2(&mut stream)).await;
+            let client = &mut Downstream::Http2(&mut stream);
+            let ended = match is_too_large {
+                true => refuse(&http, client, TooLarge).await,
+                false => handle(&http, parts, client).await,
+            };
             if matches!(ended, Ended::Broken) {
                 resets.premature.fetch_add(1, Ordering::Relaxed);
             }
