@@ -114,7 +114,7 @@ fn of_line(head: &Bytes) -> HeadError {
             if known(name)
                 && major.is_ascii_digit()
                 && minor.is_ascii_digit()
-                && *major != b'1' =>
+                && !matches!((*major, *minor), (b'1', b'0' | b'1')) =>
         {
             HeadError::Version
         }

@@ -204,6 +204,8 @@ pub struct RouteTable {
     pub hosts: Vec<Arc<VirtualHost>>,
     /// Whether it serves requests of other proxies (inbound) or of the application.
     pub inbound: bool,
+    /// Whether callers of the mesh who ask are told why they are refused.
+    pub explained: bool,
 }
 
 /// Host names with common routes.

@@ -28,6 +28,8 @@ pub struct MeshSettings {
     pub authorizer: Option<Arc<Authorizer>>,
     /// Whether somebody must judge inbound requests and cannot be asked: then nobody's request is allowed.
     pub requests_blocked: bool,
+    /// Whether callers of the mesh who ask are told why they are refused.
+    pub refusals_explained: bool,
     /// TLS inside the mesh.
     pub tls: TlsParameters,
     /// Who is told of requests.

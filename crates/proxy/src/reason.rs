@@ -481,6 +481,9 @@ pub fn markdown() -> String {
          Details and flag stand in the access log (`%RESPONSE_CODE_DETAILS%`, `%RESPONSE_FLAGS%`), reason and blame in the metric `osm_proxy_refusals`; status and body\n\
          are those of the reply where there is somebody to reply to (gRPC gets its own status). Blame says who has to act: the client (downstream), the server (upstream),\n\
          whoever wrote the policy, or whoever configured the mesh.\n\n\
+         Where the route table's metadata say so (`osm.reason_header: true`; the MeshConfig's `observability.enableDebugServer` sets it), a request with the header\n\
+         `x-osm-debug` gets reason and blame of its refusal in `x-osm-reason` and `x-osm-blame`, and in `x-osm-denied-by` the policy, or else the route or filter chain that\n\
+         stands for it. Only verified callers of the mesh and the sidecar's own application are answered; from others' requests the wish, from their responses the answer is removed.\n\n\
          | reason | details | flag | status | body | blame |\n|---|---|---|---|---|---|\n",
     );
     for reason in Reason::ALL {

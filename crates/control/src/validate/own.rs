@@ -15,14 +15,13 @@ use crate::gateway::GatewayCertificate;
 const TLS_VERSIONS: [&str; 4] = ["TLSv1_0", "TLSv1_1", "TLSv1_2", "TLSv1_3"];
 
 /// Fields of the MeshConfig that nobody reads here, by section and name.
-const WITHOUT_EFFECT: [(&str, &str); 21] = [
+const WITHOUT_EFFECT: [(&str, &str); 20] = [
     ("sidecar", "sidecarDisabledMTLS"),
     ("sidecar", "sidecarTimeout"),
     ("sidecar", "localDNSProxy"),
     ("sidecar", "configResyncInterval"),
     ("traffic", "http1PerRequestLoadBalancing"),
     ("traffic", "http2PerRequestLoadBalancing"),
-    ("observability", "enableDebugServer"),
     ("observability", "remoteLogging"),
     ("repoServer", ""),
     ("clusterSet", ""),

@@ -36,6 +36,7 @@ pub(crate) fn mesh_settings(
     };
     settings.permissive = config.traffic.enable_permissive_traffic_policy_mode;
     settings.egress_passthrough = config.traffic.enable_egress;
+    settings.refusals_explained = config.observability.enable_debug_server;
     settings.tls = tls(config);
     if let Some(asked) = &config.traffic.inbound_external_authorization
         && asked.enable

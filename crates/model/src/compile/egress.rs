@@ -209,6 +209,7 @@ impl Class<'_> {
             name: format!("rds-egress.{port}{}", self.suffix()).into(),
             hosts: hosts.collect(),
             inbound: false,
+            explained: true,
         }
     }
 }

@@ -300,6 +300,7 @@ fn route_table(port: u16, hosts: Hosts) -> RouteTable {
         name: table_name(port),
         hosts: hosts.collect(),
         inbound: true,
+        explained: true,
     }
 }
 

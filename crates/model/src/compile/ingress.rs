@@ -160,5 +160,7 @@ fn table(service: &Service, rule: &IngressRule) -> RouteTable {
             counted: Vec::new(),
         })],
         inbound: true,
+        // What stands before the mesh passes answers on to anybody.
+        explained: false,
     }
 }

@@ -22,7 +22,10 @@ use crate::{
 
 /// What the proxy of `workload` has to do.
 pub(crate) fn compile(mesh: &Mesh, workload: &Workload) -> ProxyConfig {
-    let mut tables = Tables::default();
+    let mut tables = Tables {
+        explained: mesh.settings.refusals_explained,
+        ..Tables::default()
+    };
     let outbound = outbound::compile(mesh, workload, &mut tables);
     let inbound = inbound::compile(mesh, workload, &mut tables);
     ProxyConfig {
@@ -45,10 +48,13 @@ struct Tables {
     routes: BTreeMap<Arc<str>, Arc<RouteTable>>,
     clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
     trust: BTreeMap<Arc<str>, Arc<PeerTrust>>,
+    /// Tables that may be explained are.
+    explained: bool,
 }
 
 impl Tables {
-    fn route(&mut self, table: RouteTable) -> Arc<str> {
+    fn route(&mut self, mut table: RouteTable) -> Arc<str> {
+        table.explained &= self.explained;
         let name = table.name.clone();
         self.routes.insert(name.clone(), Arc::new(table));
         name

@@ -92,6 +92,7 @@ fn route_table(
         name: table_name(port),
         hosts,
         inbound: false,
+        explained: true,
     }
 }
 

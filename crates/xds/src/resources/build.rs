@@ -122,6 +122,16 @@ pub(super) fn origin(provenance: &Provenance) -> Option<Metadata> {
     })
 }
 
+/// Lets our proxy explain its refusals to callers of the mesh who ask; an Envoy passes over it.
+pub(super) fn explained() -> Metadata {
+    let yes = value::Kind::BoolValue(true);
+    let fields = HashMap::from([("reason_header".to_owned(), Value { kind: Some(yes) })]);
+    Metadata {
+        filter_metadata: HashMap::from([(METADATA.to_owned(), Struct { fields })]),
+        ..Default::default()
+    }
+}
+
 pub(super) fn exact(value: &str) -> StringMatcher {
     pattern(string_matcher::MatchPattern::Exact(value.to_owned()))
 }

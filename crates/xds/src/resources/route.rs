@@ -13,6 +13,7 @@ pub(super) fn table(table: &model::RouteTable) -> RouteConfiguration {
     RouteConfiguration {
         name: table.name.to_string(),
         virtual_hosts: table.hosts.iter().map(|host| virtual_host(host)).collect(),
+        metadata: table.explained.then(build::explained),
         ..Default::default()
     }
 }

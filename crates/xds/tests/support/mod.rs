@@ -23,6 +23,7 @@ pub fn cases() -> Vec<(&'static str, ProxyConfig)> {
         ("smi-server", compile(smi(), "web-0")),
         ("egress-client", compile(egress(), "client")),
         ("ingress-server", compile(ingress(), "web-0")),
+        ("explained-server", compile(explained(), "web-0")),
         ("limits-client", compile(limits(), "client")),
         ("limits-server", compile(limits(), "web-0")),
         (
@@ -99,6 +100,18 @@ fn smi() -> MeshParts {
         settings: MeshSettings { tls, ..settings() },
         authorizations: vec![web, tcp],
         ..shop()
+    }
+}
+
+/// Refusals are explained to callers of the mesh, not to those before it.
+fn explained() -> MeshParts {
+    MeshParts {
+        settings: MeshSettings {
+            refusals_explained: true,
+            ..settings()
+        },
+        authorizations: smi().authorizations,
+        ..ingress()
     }
 }
 
