@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::breaker::{Overflow, Pending, RoutingPriority};
 use super::members::{Draw, Endpoints, next};
+use super::subset::Labels;
 use super::{Cluster, Discovery, Endpoint, LbPolicy};
 use crate::connection::Connection;
 use crate::reason::{Reason, grpc_to_http};
@@ -16,6 +17,8 @@ use crate::worker::roll;
 /// What the choice depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct ChoiceContext<'a> {
+    /// Of which of the cluster's subsets it is to be.
+    pub subset: Option<&'a Labels>,
     /// Of the route's hash policies, for consistent hashing.
     pub hash: Option<u64>,
     /// Where the client was going, which is the endpoint of an original destination cluster.
@@ -85,6 +88,7 @@ impl<'a> ChoiceContext<'a> {
     /// A connection of the proxy's own.
     pub fn of_proxy(roll: u64) -> ChoiceContext<'a> {
         ChoiceContext {
+            subset: None,
             hash: None,
             destination: None,
             headers: None,
@@ -186,7 +190,8 @@ impl Cluster {
                     self.balance.dropped.increment();
                     return Err(NoEndpoint::Dropped);
                 }
-                self.untried(&endpoints, context)
+                let endpoints = endpoints.of(&self.config, context.subset);
+                endpoints.and_then(|endpoints| self.untried(endpoints, context))
             }
         };
         match endpoint {

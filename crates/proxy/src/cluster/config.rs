@@ -9,6 +9,7 @@ use http::HeaderName;
 use super::breaker::Thresholds;
 use super::check::HealthCheck;
 use super::circuit::CircuitBreaker;
+use super::subset::{Labels, Subsetting};
 use crate::listener::H2;
 use crate::net::SocketOptions;
 use crate::tls::UpstreamTls;
@@ -27,6 +28,8 @@ pub struct ClusterConfig {
     pub policy: LbPolicy,
     /// What all policies have in common.
     pub balance: Balance,
+    /// How endpoints are divided by their labels, of which routes name some.
+    pub subsets: Option<Subsetting>,
     /// For TCP and TLS together.
     pub connect_timeout: Duration,
     /// TLS origination.
@@ -163,6 +166,8 @@ pub struct EndpointConfig {
     pub priority: u32,
     /// What it stands for in consistent hashing; empty: its address or host name.
     pub hash_key: String,
+    /// What it says of itself for subsets.
+    pub labels: Labels,
     /// Its place in the assignment's list of localities.
     pub locality: usize,
     /// What the control plane says of it.
@@ -271,6 +276,7 @@ impl EndpointConfig {
             weight: 1,
             priority: 0,
             hash_key: String::new(),
+            labels: Labels::default(),
             locality: 0,
             health: Reported::Healthy,
             check: CheckTarget::default(),

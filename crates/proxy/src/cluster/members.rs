@@ -10,6 +10,7 @@ use lb::schedule::Schedule;
 
 use super::config::{Assignment, ClusterConfig, Contest, EndpointConfig, LbPolicy};
 use super::endpoint::{Endpoint, Flag, Health};
+use super::subset::{Found, Labels, Subsets};
 use crate::worker::roll;
 
 /// An endpoint and its place.
@@ -33,6 +34,8 @@ pub struct Endpoints {
     tiers: Vec<Tier>,
     loads: Loads,
     fail_in_panic: bool,
+    /// By their labels, where the cluster divides them.
+    subsets: Option<Box<Subsets>>,
 }
 
 /// How many endpoints there are.
@@ -104,6 +107,22 @@ impl Endpoints {
         assignment: Arc<Assignment>,
         all: Vec<Member>,
     ) -> Endpoints {
+        let subsets = config
+            .subsets
+            .as_ref()
+            .map(|subsetting| Box::new(Subsets::new(config, subsetting, &assignment, &all)));
+        Endpoints {
+            subsets,
+            ..Endpoints::undivided(config, assignment, all)
+        }
+    }
+
+    /// As [`Endpoints::new`], without subsets.
+    pub(super) fn undivided(
+        config: &ClusterConfig,
+        assignment: Arc<Assignment>,
+        all: Vec<Member>,
+    ) -> Endpoints {
         let count = all.iter().map(|member| member.config.priority).max();
         let priorities: Vec<Vec<&Member>> = (0..count.map_or(0, |most| most.saturating_add(1)))
             .map(|priority| {
@@ -127,6 +146,7 @@ impl Endpoints {
             .collect();
         Endpoints {
             fail_in_panic: config.balance.fail_in_panic,
+            subsets: None,
             tiers,
             loads,
             assignment,
@@ -147,6 +167,18 @@ impl Endpoints {
             healthy: with(Health::Healthy),
             degraded: with(Health::Degraded),
             excluded: self.all.iter().filter(|m| is_excluded(config, m)).count(),
+        }
+    }
+
+    /// Those that serve a request with these labels.
+    pub(super) fn of(&self, config: &ClusterConfig, wanted: Option<&Labels>) -> Option<&Endpoints> {
+        let (Some(subsetting), Some(subsets)) = (&config.subsets, &self.subsets) else {
+            return Some(self);
+        };
+        match subsets.find(subsetting, wanted.unwrap_or(&Labels::default())) {
+            Found::All => Some(self),
+            Found::Some(subset) if !(subsetting.panic_any && subset.all.is_empty()) => Some(subset),
+            Found::Some(_) | Found::None => subsetting.panic_any.then_some(self),
         }
     }
 

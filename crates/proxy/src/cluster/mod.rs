@@ -12,6 +12,7 @@ mod original;
 mod outlier;
 mod page;
 mod stats;
+pub mod subset;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -257,6 +258,7 @@ pub(crate) mod testing {
             discovery: Discovery::Static(Arc::default()),
             policy: LbPolicy::RoundRobin,
             balance: Balance::default(),
+            subsets: None,
             connect_timeout: Duration::from_secs(1),
             tls: None,
             http: UpstreamHttp::Http1,

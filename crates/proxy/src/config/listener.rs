@@ -380,6 +380,7 @@ fn tcp_proxy(message: &tcp::TcpProxy) -> Checked<TcpProxy> {
                 .clusters
                 .iter()
                 .map(|cluster| WeightedCluster {
+                    subset: Default::default(),
                     name: cluster.name.as_str().into(),
                     header: None,
                     weight: cluster.weight,

@@ -15,6 +15,7 @@ use super::deliver::Passing;
 use super::limits::Limits;
 use super::retry::{Decision, Failed, Outcome as Came, Retry, RetryPolicy};
 use super::router::Way;
+use crate::cluster::subset::Labels;
 use crate::cluster::{ChoiceContext, Chosen, Cluster};
 use crate::reason::Reason;
 use crate::route::{Forward, HostRewrite, VirtualHost};
@@ -38,6 +39,8 @@ pub struct Attempts<'a> {
     pub authority: String,
     /// Where it goes.
     pub cluster: Arc<Cluster>,
+    /// Of which subset of the cluster the endpoint is to be.
+    pub subset: &'a Labels,
     /// Chooses the endpoint, in clusters that hash.
     pub hash: Option<u64>,
     /// Whether it may be sent again.
@@ -225,6 +228,7 @@ impl Attempts<'_> {
         let context = ChoiceContext {
             tried: if passes_over { &self.tried } else { &[] },
             reselections: retry.map_or(0, |policy| policy.reselections),
+            subset: Some(self.subset),
             hash: self.hash,
             priority: self.action.priority,
             headers: Some(&way.parts.headers),

@@ -441,6 +441,9 @@ async fn forward(
         host: found.host,
         authority: way.target.authority.clone(),
         cluster,
+        subset: routing
+            .weighted
+            .map_or(&action.subset, |cluster| &cluster.subset),
         hash: hashed.hash,
         retry,
         limits: Limits::new(timing, way.exchange.started().into()),

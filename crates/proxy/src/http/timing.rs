@@ -192,6 +192,7 @@ mod tests {
 
     fn action() -> Forward {
         Forward {
+            subset: Default::default(),
             hash: Vec::new(),
             priority: Default::default(),
             target: Target::Cluster("c".into()),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::HeaderName;
 
 use super::{Client, Edits, HostRewrite, PathRewrite, Redirect};
+use crate::cluster::subset::Labels;
 use crate::cluster::{HashPolicy, RoutingPriority, hash};
 use crate::format::Body;
 use crate::http::filters::cors::CorsPolicy;
@@ -64,6 +65,8 @@ pub struct Forward {
     pub retry: Option<Arc<RetryPolicy>>,
     /// What consistent hashing goes by.
     pub hash: Vec<HashPolicy>,
+    /// Of which subset of the cluster the endpoint is to be.
+    pub subset: Labels,
     /// Whose circuit breakers count.
     pub priority: RoutingPriority,
     /// What requests count for at rate limits.
@@ -124,6 +127,8 @@ pub struct WeightedCluster {
     pub header: Option<HeaderName>,
     /// Its share.
     pub weight: u32,
+    /// Of which subset the endpoint is to be, the route's wishes included.
+    pub subset: Labels,
     /// Replaces the authority.
     pub host: Option<String>,
     /// Changes to headers.

@@ -126,6 +126,7 @@ fn the_first_route_that_matches_is_taken() {
 #[test]
 fn weights_share_the_requests() {
     let cluster = |name: &str, weight| WeightedCluster {
+        subset: Default::default(),
         name: name.into(),
         header: None,
         weight,
@@ -556,6 +557,7 @@ fn redirects_lead_where_envoys_lead() {
 #[test]
 fn a_header_may_decide_between_clusters_or_name_one() {
     let cluster = |name: &str, header: Option<&str>| WeightedCluster {
+        subset: Default::default(),
         name: name.into(),
         header: header.map(|name| name.parse().unwrap()),
         weight: 1,
@@ -602,6 +604,7 @@ fn changes_to_headers_have_an_order() {
     let mut table = RouteTable::new("t".into(), vec![virtual_host]).unwrap();
     table.edits = named("table");
     let cluster = WeightedCluster {
+        subset: Default::default(),
         name: "c".into(),
         header: None,
         weight: 1,

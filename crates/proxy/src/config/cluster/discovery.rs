@@ -15,6 +15,7 @@ use xds::client::Kind as Resource;
 use super::super::{
     At, Checked, Context, duration, ip_address, port, port_of, refuse, socket_address,
 };
+use super::subset::labels;
 use crate::cluster::{
     Assignment, CheckTarget, Discovery, Dns, DnsHost, EndpointConfig, Family, Locality,
     OVERPROVISIONING, OriginalLb, Reported,
@@ -178,6 +179,7 @@ fn frame(
                     .at(format_args!("endpoints[{number}].lb_endpoints[{index}]"))?,
                 priority: group.priority,
                 hash_key: hash_key(entry),
+                labels: labels(entry.metadata.as_ref()),
                 locality: number,
                 health: reported(entry.health_status),
                 check: check(found.health_check_config.as_ref())

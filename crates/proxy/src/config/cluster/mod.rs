@@ -7,6 +7,7 @@ mod discovery;
 mod outlier;
 mod policy;
 mod socket;
+mod subset;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::{At, Checked, Context, duration, extension, limit, refuse, tls};
 use crate::cluster::{ClusterConfig, UpstreamHttp};
 use crate::tls::UpstreamTls;
 pub(super) use discovery::assignment;
+pub(super) use subset::labels;
 
 /// Envoy's defaults.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -51,6 +53,12 @@ pub(super) fn cluster(message: pb::Cluster, context: &mut Context) -> Checked<Cl
         discovery,
         policy,
         balance,
+        subsets: message
+            .lb_subset_config
+            .as_ref()
+            .map(subset::subsetting)
+            .transpose()
+            .at("lb_subset_config")?,
         connect_timeout: match &message.connect_timeout {
             Some(timeout) => duration(timeout).at("connect_timeout")?,
             None => CONNECT,

@@ -10,6 +10,8 @@ use super::edits::edits;
 use super::retry::retry;
 use super::rewrite::{host_rewrite, path_rewrite};
 use crate::cluster::RoutingPriority;
+use crate::cluster::subset::{Labels, merged};
+use crate::config::cluster::labels;
 use crate::config::filters::{old_cors_policy, overrides, policies};
 use crate::config::matching::header_name;
 use crate::config::{At, Checked, duration, each, flag, hash, limit, refuse};
@@ -46,6 +48,7 @@ pub(super) fn forward(
         path_rewrite: path_rewrite(message)?,
         host_rewrite: host_rewrite(message)?,
         hash: hash::policies(&message.hash_policy)?,
+        subset: labels(message.metadata_match.as_ref()),
         priority: match core::RoutingPriority::try_from(message.priority) {
             Ok(core::RoutingPriority::High) => RoutingPriority::High,
             _ => RoutingPriority::Default,
@@ -90,6 +93,7 @@ fn stream_duration(message: &pb::route_action::MaxStreamDuration) -> Checked<Str
 
 fn target(message: &pb::RouteAction) -> Checked<Target> {
     use pb::route_action::ClusterSpecifier;
+    let of_route = message.metadata_match.as_ref();
     match &message.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) if !name.is_empty() => {
             Ok(Target::Cluster(name.as_str().into()))
@@ -98,15 +102,17 @@ fn target(message: &pb::RouteAction) -> Checked<Target> {
             Ok(Target::Header(header_name(name).at("cluster_header")?))
         }
         Some(ClusterSpecifier::WeightedClusters(message)) => {
-            weighted(message).at("weighted_clusters")
+            weighted(message, &labels(of_route)).at("weighted_clusters")
         }
         _ => refuse("cluster, cluster_header or weighted_clusters is needed"),
     }
 }
 
-fn weighted(message: &pb::WeightedCluster) -> Checked<Target> {
+fn weighted(message: &pb::WeightedCluster, of_route: &Labels) -> Checked<Target> {
     use pb::weighted_cluster::RandomValueSpecifier as By;
-    let clusters = each("clusters", &message.clusters, weighted_cluster)?;
+    let clusters = each("clusters", &message.clusters, |cluster| {
+        weighted_cluster(cluster, of_route)
+    })?;
     let by = match &message.random_value_specifier {
         None => Lot::Random,
         Some(By::HeaderName(name)) if name.is_empty() => Lot::Random,
@@ -128,7 +134,10 @@ fn weighted(message: &pb::WeightedCluster) -> Checked<Target> {
     }
 }
 
-fn weighted_cluster(cluster: &pb::weighted_cluster::ClusterWeight) -> Checked<WeightedCluster> {
+fn weighted_cluster(
+    cluster: &pb::weighted_cluster::ClusterWeight,
+    of_route: &Labels,
+) -> Checked<WeightedCluster> {
     use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier as Host;
     let header = match (cluster.name.as_str(), cluster.cluster_header.as_str()) {
         ("", "") => return refuse("a name or cluster_header is needed").at("name"),
@@ -140,6 +149,7 @@ fn weighted_cluster(cluster: &pb::weighted_cluster::ClusterWeight) -> Checked<We
         name: cluster.name.as_str().into(),
         header,
         weight: cluster.weight.map_or(0, |weight| weight.value),
+        subset: merged(of_route, &labels(cluster.metadata_match.as_ref())),
         host: cluster
             .host_rewrite_specifier
             .as_ref()

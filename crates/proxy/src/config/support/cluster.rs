@@ -27,7 +27,7 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     19 outlier_detection: into OUTLIER_DETECTION,
     20 cleanup_interval: take,
     21 upstream_bind_config: into BIND_CONFIG,
-    22 lb_subset_config: refuse,
+    22 lb_subset_config: into LB_SUBSET,
     23 ring_hash_lb_config: into RING_HASH_CONFIG,
     24 transport_socket: into UPSTREAM_SOCKET,
     25 metadata: into CLUSTER_METADATA,
@@ -67,6 +67,24 @@ message!(CLUSTER, "envoy.config.cluster.v3.Cluster", {
     60 per_connection_buffer_high_watermark_timeout: refuse,
     61 stats_matcher: refuse,
     62 queuing_policies: refuse,
+});
+
+message!(LB_SUBSET, "envoy.config.cluster.v3.Cluster.LbSubsetConfig", {
+    1 fallback_policy: take,
+    2 default_subset: take,
+    3 subset_selectors: each LB_SUBSET_SELECTOR,
+    4 locality_weight_aware: refuse,
+    5 scale_locality_weight: refuse,
+    6 panic_mode_any: take,
+    7 list_as_any: refuse,
+    8 metadata_fallback_policy: zero "a request has one set of labels",
+});
+
+message!(LB_SUBSET_SELECTOR, "envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector", {
+    1 keys: take,
+    2 fallback_policy: take,
+    3 fallback_keys_subset: take,
+    4 single_host_per_subset: refuse,
 });
 
 message!(CLUSTER_METADATA, "envoy.config.core.v3.Metadata (of a cluster: osm.circuit_breaker)", {

@@ -122,7 +122,7 @@ message!(ROUTE_ACTION, "envoy.config.route.v3.RouteAction", {
     1 cluster: take,
     2 cluster_header: take,
     3 weighted_clusters: into WEIGHTED,
-    4 metadata_match: refuse,
+    4 metadata_match: take,
     5 prefix_rewrite: take,
     6 host_rewrite_literal: take,
     7 auto_host_rewrite: take,
@@ -189,7 +189,7 @@ message!(WEIGHTED, "envoy.config.route.v3.WeightedCluster", {
 message!(CLUSTER_WEIGHT, "envoy.config.route.v3.WeightedCluster.ClusterWeight", {
     1 name: take,
     2 weight: take,
-    3 metadata_match: refuse,
+    3 metadata_match: take,
     4 request_headers_to_add: each HEADER_VALUE_OPTION,
     5 response_headers_to_add: each HEADER_VALUE_OPTION,
     6 response_headers_to_remove: take,
