@@ -272,12 +272,14 @@ async fn follows(mode: Mode) {
         needs_identity: true,
         heard: false,
     };
-    tokio::spawn(identity::keep(
-        settings,
-        plane.clone(),
-        shared.own.clone(),
-        shared.stats.clone(),
-    ));
+    let (keeper, of) = (plane.clone(), shared.clone());
+    tokio::spawn(async move {
+        let take = |issued: &identity::Issued| {
+            of.own.replace(Arc::new(issued.certified()?));
+            Ok(())
+        };
+        identity::keep(&settings, &keeper, &of.stats, take).await;
+    });
     tokio::spawn(ads.run(Some(plane)));
     eventually("the listener is open", async || {
         listeners.lock().bound().contains_key("l")
