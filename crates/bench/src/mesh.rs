@@ -223,6 +223,7 @@ fn workload(name: &str, ip: Ipv4Addr) -> Workload {
         account: account(name),
         ips: vec![IpAddr::V4(ip)],
         scraped: false,
+        told_to_log: false,
     }
 }
 

@@ -1,7 +1,9 @@
 //! The patch.
 
 use api::config::v1alpha2::MeshConfig;
-use api::labels::{PROMETHEUS_PATH, PROMETHEUS_PORT, PROMETHEUS_SCRAPE, PROXY_UUID, SIDECAR_UID};
+use api::labels::{
+    PROMETHEUS_PATH, PROMETHEUS_PORT, PROMETHEUS_SCRAPE, PROXY_UUID, SIDECAR_CLASS, SIDECAR_UID,
+};
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec};
 use uuid::Uuid;
@@ -105,6 +107,11 @@ fn add(
     }
     let flags = interception(pod, mesh_config)?.to_args();
     let class = SidecarClass::of(pod, namespace, &mesh_config.sidecar)?;
+    if class == SidecarClass::Envoy {
+        // The control plane reads it there, whoever chose the class.
+        let annotations = pod.metadata.annotations.get_or_insert_default();
+        annotations.insert(SIDECAR_CLASS.to_owned(), "envoy".to_owned());
+    }
     let init = containers::init(class, mesh_config, settings, flags)?;
     let resources = resources::resources(pod, namespace, mesh_config.sidecar.resources.as_ref());
     let probes = probes::rewrite(pod);

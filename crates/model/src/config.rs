@@ -30,6 +30,8 @@ pub struct ProxyConfig {
     pub inbound: Option<Inbound>,
     /// Whether metrics are served to Prometheus.
     pub scraped: bool,
+    /// Whether the proxy has to be told what to log.
+    pub told_to_log: bool,
     /// Route tables by name.
     pub routes: BTreeMap<Arc<str>, Arc<RouteTable>>,
     /// Clusters by name.

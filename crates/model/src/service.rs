@@ -80,6 +80,8 @@ pub struct Workload {
     pub ips: Vec<IpAddr>,
     /// Whether the proxy serves its metrics to Prometheus (annotation `prometheus.io/scrape`).
     pub scraped: bool,
+    /// Whether the proxy has to be told what to log: a stock Envoy writes nothing by itself.
+    pub told_to_log: bool,
 }
 
 // === impl Protocol ===

@@ -3,6 +3,7 @@
 //! A stock Envoy accepts what is written here; what it has no field for stands in metadata, which it does not read. Same input, same
 //! bytes: a resource's version is a hash of its content, so an unchanged resource is never sent again.
 
+mod access_log;
 mod authorizer;
 mod build;
 mod chain;

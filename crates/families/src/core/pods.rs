@@ -23,6 +23,8 @@ pub(crate) struct PodFacts {
     /// It has ended: its addresses may belong to somebody else by now.
     pub finished: bool,
     pub scraped: bool,
+    /// Its sidecar is a stock Envoy, which logs only what it is told to.
+    pub told_to_log: bool,
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// Host name and subdomain, by which a headless service of that name makes it known.
     pub hostname: Option<(Arc<str>, Arc<str>)>,
@@ -75,6 +77,7 @@ impl PodFacts {
                 Some((hostname.into(), spec.subdomain.as_deref()?.into()))
             }),
             ports: spec.map(named_ports).unwrap_or_default(),
+            told_to_log: annotation(labels::SIDECAR_CLASS).is_some_and(|class| class == "envoy"),
             scraped: annotation(labels::PROMETHEUS_SCRAPE).is_some_and(|value| value == "true"),
         }
     }
@@ -124,6 +127,7 @@ pub(crate) fn workloads(index: &Index, problems: &mut Vec<Problem>) -> Vec<Workl
             account: ServiceAccount::new(key.0.clone(), pod.account.clone()),
             ips: pod.ips.clone(),
             scraped: pod.scraped,
+            told_to_log: pod.told_to_log,
         });
     }
     workloads

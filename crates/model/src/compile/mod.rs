@@ -36,6 +36,7 @@ pub(crate) fn compile(mesh: &Mesh, workload: &Workload) -> ProxyConfig {
         outbound,
         inbound,
         scraped: workload.scraped,
+        told_to_log: workload.told_to_log,
         routes: tables.routes,
         clusters: tables.clusters,
         trust: tables.trust,

@@ -53,6 +53,7 @@ fn large(count: usize, permissive: bool) -> MeshParts {
             account: account.clone(),
             ips: vec![ip],
             scraped: false,
+            told_to_log: false,
         }));
     }
     parts

@@ -32,7 +32,7 @@ use model::{
     ProxyConfig, WeightedCluster,
 };
 
-use super::{build, chain, cluster};
+use super::{access_log, build, chain, cluster};
 
 const OUTBOUND_PORT: u16 = 15001;
 const INBOUND_PORT: u16 = 15003;
@@ -49,12 +49,13 @@ const INSPECTION_MILLISECONDS: i32 = 200;
 
 /// Those of its listeners that have anything to do.
 pub(super) fn listeners(config: &ProxyConfig) -> Vec<Listener> {
-    let outbound = config
-        .outbound
-        .as_ref()
-        .map(|value| outbound(config, value));
-    let inbound = config.inbound.as_ref().map(|value| inbound(config, value));
+    let mut outbound = (config.outbound.as_ref()).map(|value| outbound(config, value));
+    let mut inbound = (config.inbound.as_ref()).map(|value| inbound(config, value));
     let metrics = config.scraped.then(prometheus);
+    if config.told_to_log {
+        let both = outbound.iter_mut().chain(&mut inbound);
+        both.for_each(access_log::add);
+    }
     outbound.into_iter().chain(inbound).chain(metrics).collect()
 }
 

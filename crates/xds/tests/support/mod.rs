@@ -21,6 +21,7 @@ pub fn cases() -> Vec<(&'static str, ProxyConfig)> {
         ("permissive-server", compile(permissive(), "web-0")),
         ("smi-client", compile(smi(), "client")),
         ("smi-server", compile(smi(), "web-0")),
+        ("envoy-server", told_to_log(compile(smi(), "web-0"))),
         ("egress-client", compile(egress(), "client")),
         ("ingress-server", compile(ingress(), "web-0")),
         ("explained-server", compile(explained(), "web-0")),
@@ -37,6 +38,13 @@ pub fn cases() -> Vec<(&'static str, ProxyConfig)> {
             ),
         ),
     ]
+}
+
+fn told_to_log(config: ProxyConfig) -> ProxyConfig {
+    ProxyConfig {
+        told_to_log: true,
+        ..config
+    }
 }
 
 fn compile(parts: MeshParts, uuid: &str) -> ProxyConfig {
@@ -446,6 +454,7 @@ fn workload(name: &str, account_name: &str, ip: &str) -> Workload {
         account: account(account_name),
         ips: vec![ip.parse().unwrap()],
         scraped: name == "web-0",
+        told_to_log: false,
     }
 }
 

@@ -5,6 +5,10 @@ use std::{
     fmt::{Debug, Write},
 };
 
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{
+    StdoutAccessLog, stdout_access_log::AccessLogFormat,
+};
 use envoy_types::pb::envoy::extensions::filters::http::{
     ext_authz::v3::ExtAuthz, local_ratelimit::v3::LocalRateLimit as RequestRateLimit,
 };
@@ -76,6 +80,11 @@ fn any(type_url: &str, value: &[u8]) -> String {
         debug::<ConnectionRateLimit>,
         debug::<RequestRateLimit>,
         debug::<ExtAuthz>,
+        // A map, whose own order is another each time.
+        |type_url, value| {
+            let is = StdoutAccessLog::type_url() == type_url;
+            is.then(|| log_line(StdoutAccessLog::decode(value).unwrap()))
+        },
         debug::<envoy_types::pb::envoy::extensions::filters::http::ratelimit::v3::RateLimit>,
         debug::<envoy_types::pb::envoy::extensions::filters::network::ratelimit::v3::RateLimit>,
         debug::<ZipkinConfig>,
@@ -172,4 +181,15 @@ fn print(lines: &[(usize, String)], depth: usize, text: &mut String) {
         print(children, depth + 1, text);
         rest = &below[count..];
     }
+}
+
+fn log_line(log: StdoutAccessLog) -> String {
+    let Some(AccessLogFormat::LogFormat(format)) = log.access_log_format else {
+        panic!("an access log without a format")
+    };
+    let Some(Format::JsonFormat(line)) = format.format else {
+        panic!("an access log that is not JSON")
+    };
+    let keys: BTreeMap<_, _> = line.fields.into_iter().collect();
+    format!("StdoutAccessLog {:?}", keys.keys().collect::<Vec<_>>())
 }

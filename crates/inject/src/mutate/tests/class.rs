@@ -70,6 +70,7 @@ fn envoy_gets_our_program_from_the_init_container_and_nothing_else_differs() {
         envoy["spec"]["volumes"][1],
         json!({"name": "osm-agent", "emptyDir": {}})
     );
+    assert_eq!(envoy["metadata"]["annotations"][CLASS], "envoy");
     // Environment, ports, rights: what the one needs, the other's agent needs.
     let of_ours = container(&ours, "containers", "sidecar").unwrap();
     for field in ["ports", "securityContext"] {
