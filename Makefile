@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CLUSTER ?= embedded
 DRIVER ?= osm-proxy
+# One scenario for each kind of policy and protocol: what a stock Envoy must show in every `make test`.
+WITH_ENVOY := PERM-01,ACL-02,ACL-04,ACL-18,SPEC-01,SPEC-03,TCP-01,TCP-07,SPLIT-07,EGR-04,EGR-05,EGR-06,ING-02,ING-04
 AREA ?=
 DEMO ?= egress bookstore
 PRIORITY ?=
@@ -29,6 +31,7 @@ test: ## everything on the embedded cluster: lint, units, demo, tutorials, scena
 	@$(MAKE) --no-print-directory demo
 	@scripts/docs $(BIN)
 	@$(MAKE) --no-print-directory e2e
+	@$(MAKE) --no-print-directory e2e DRIVER=envoy AREA=$(WITH_ENVOY)
 
 unit: ## the tests beside the code, and those of one crate at a time
 	ENVOY_BIN=$$(scripts/envoy) cargo test --locked --workspace

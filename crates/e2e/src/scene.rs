@@ -336,7 +336,7 @@ pub async fn reset(stage: &Stage, driver: Driver) -> Result<()> {
             "sidecarClass": driver.to_string(), "localProxyMode": "Localhost", "resources": null,
             "ecdhCurves": null, "logLevel": "error"
         },
-        "certificate": { "ingressGateway": null },
+        "certificate": { "serviceCertValidityDuration": "24h", "ingressGateway": null },
         "observability": { "osmLogLevel": "info" },
         "featureFlags": {
             "enableEgressPolicy": true, "enableIngressBackendPolicy": true, "enableRetryPolicy": false

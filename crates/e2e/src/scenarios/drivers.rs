@@ -1,7 +1,10 @@
 //! Two kinds of sidecars in one mesh: our own proxy and a stock Envoy.
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::eventually;
+use serde_json::{Value, json};
 
 use super::{Scenario, scenario};
 use crate::manifest::{
@@ -23,6 +26,13 @@ pub const ALL: &[Scenario] = &[
         drained,
         "an Envoy that is told to stop ends what it has begun"
     ),
+    scenario!(
+        "CFG-06c",
+        P1,
+        renewed,
+        "an Envoy gets its next certificate while it works, and says in its log who was refused",
+        alone
+    ),
 ];
 
 const CLASS: &str = "openservicemesh.io/sidecar-class";
@@ -30,7 +40,7 @@ const OURS: &str = "osm-proxy";
 const ENVOY: &str = "envoy";
 
 /// A Deployment whose pods have a sidecar of this class.
-fn with_class(deployment: serde_json::Value, class: &str) -> serde_json::Value {
+fn with_class(deployment: Value, class: &str) -> Value {
     let path = ["spec", "template", "metadata", "annotations", CLASS];
     with(deployment, &path, json!(class))
 }
@@ -169,4 +179,77 @@ async fn drained(scene: &Scene<'_>) -> Result<()> {
         "the request in flight ended with {answer:?}"
     );
     Ok(())
+}
+
+/// The serial number of the certificate that Envoy shows.
+async fn serial(scene: &Scene<'_>, pod: &Pod) -> Result<String> {
+    let line = "curl -s --max-time 5 http://127.0.0.1:15000/certs";
+    let text = scene.sh(pod, line).await?;
+    let certs: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    let mut leaves = certs["certificates"].as_array().into_iter().flatten();
+    let leaf = leaves.find_map(|one| one["cert_chain"][0]["serial_number"].as_str());
+    leaf.map(str::to_owned)
+        .with_context(|| format!("no certificate in {text}"))
+}
+
+async fn renewed(scene: &Scene<'_>) -> Result<()> {
+    needs_envoy()?;
+    scene
+        .mesh_config(json!({ "certificate": { "serviceCertValidityDuration": "20s" } }))
+        .await?;
+    let clients = scene.namespace("client").await?;
+    let servers = scene.namespace("server").await?;
+    server(scene, &servers, ENVOY).await?;
+    let client = client(scene, &clients, ENVOY).await?;
+    scene
+        .apply(&[
+            routes(&servers, ENVOY, &[("get", "/get")]),
+            target(
+                &servers,
+                ENVOY,
+                ENVOY,
+                &[(&clients, ENVOY)],
+                rule(ENVOY, &["get"]),
+            ),
+        ])
+        .await?;
+    let url = |path: &str| format!("http://{ENVOY}.{servers}:{PORT}{path}");
+    scene.head(&client, &url("/get"), Ends::Status(200)).await?;
+    let first = serial(scene, &client).await?;
+    // Two further ones: by then the first has long ended.
+    let mut seen = vec![first];
+    eventually(Duration::from_secs(90), async || {
+        let now = serial(scene, &client).await?;
+        if !seen.contains(&now) {
+            seen.push(now);
+        }
+        ensure!(seen.len() > 2, "certificates so far: {seen:?}");
+        Ok(())
+    })
+    .await?;
+    scene.head(&client, &url("/get"), Ends::Status(200)).await?;
+    scene
+        .head(&client, &url("/headers"), Ends::Status(403))
+        .await?;
+    refusal_is_logged(scene, &servers, &clients).await
+}
+
+/// The server's Envoy says whom it refused what.
+async fn refusal_is_logged(scene: &Scene<'_>, servers: &str, clients: &str) -> Result<()> {
+    let words = ["logs", "-n", servers, "deploy/envoy", "-c", "sidecar"];
+    let peer = format!("spiffe://cluster.local/{ENVOY}/{clients}");
+    eventually(Duration::from_secs(30), async || {
+        let log = scene.stage.kubectl(&words).await?.text()?;
+        let mut lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let refused = lines.find(|line| line["response_code"] == 403 && line["path"] == "/headers");
+        let line = refused.with_context(|| format!("no refusal in the log:\n{log}"))?;
+        ensure!(
+            line["downstream_peer"] == *peer && line["route_name"] != Value::Null,
+            "the line says {line}"
+        );
+        Ok(())
+    })
+    .await
 }

@@ -54,7 +54,7 @@ fn any(type_url: &str, value: &[u8]) -> String {
         (M::type_url() == type_url).then(|| format!("{:#?}", M::decode(value).unwrap()))
     }
     type Decoder = fn(&str, &[u8]) -> Option<String>;
-    let decoders: [Decoder; 22] = [
+    let decoders: [Decoder; 23] = [
         debug::<Cluster>,
         debug::<ClusterLoadAssignment>,
         debug::<Listener>,
