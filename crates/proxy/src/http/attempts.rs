@@ -140,6 +140,7 @@ impl Attempts<'_> {
                     };
                     match next {
                         Next::Over(flag) => {
+                            way.trace_failure(failed_with);
                             let reason = failure.reason;
                             let count = self.count;
                             return Err(Ended {
@@ -153,9 +154,7 @@ impl Attempts<'_> {
                 }
             };
             if let Next::Again(wait, guard) = next {
-                if let Some(trace) = &mut way.exchange.trace {
-                    trace.attempt_failed(failed_with.map_or("-", |reason| reason.row().flag));
-                }
+                way.trace_failure(failed_with);
                 held = guard;
                 self.limits.attempt_begins();
                 self.rest(way, wait).await?;

@@ -213,8 +213,11 @@ impl Relay<'_, '_> {
         if let Poll::Ready(Err(_)) = flushed {
             return Poll::Ready(Err(Reason::ClientGone));
         }
-        if queued.is_ready() && flushed.is_ready() {
-            return Poll::Ready(Ok(()));
+        if queued.is_ready() {
+            if flushed.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            self.limits.flushes();
         }
         if !self.is_sent {
             match send_rest(self.body, self.client, self.upstream, self.limits, cx) {

@@ -36,6 +36,8 @@ enum Phase {
     Attempt,
     /// The response has begun.
     Response,
+    /// The response has come whole, and leaves.
+    Flush,
 }
 
 impl Limits {
@@ -99,6 +101,15 @@ impl Limits {
         }
     }
 
+    /// The response has come whole: what is left is the client's to read, within a time of its own.
+    pub fn flushes(&mut self) {
+        if self.phase != Phase::Flush {
+            self.phase = Phase::Flush;
+            self.whole = None;
+            self.last = Instant::now();
+        }
+    }
+
     /// How long it may be silent.
     pub fn silence(&self) -> Option<Duration> {
         self.timing.idle
@@ -122,12 +133,17 @@ impl Limits {
     fn next(&self) -> Option<(Instant, Reason)> {
         let silent = |limit: Option<Duration>| limit.map(|limit| self.last + limit);
         let attempt_idle = self.timing.attempt_idle;
-        let attempt_idle = attempt_idle.filter(|_| self.phase != Phase::Before);
+        let attempt_idle =
+            attempt_idle.filter(|_| !matches!(self.phase, Phase::Before | Phase::Flush));
+        let idle = match self.phase {
+            Phase::Flush => self.timing.flush,
+            _ => self.timing.idle,
+        };
         let all = [
             (self.whole, Reason::Timeout),
             (self.attempt, Reason::PerTryTimeout),
             (silent(attempt_idle), Reason::PerTryIdleTimeout),
-            (silent(self.timing.idle), Reason::IdleTimeout),
+            (silent(idle), Reason::IdleTimeout),
             (self.stream, Reason::MaxDuration),
             (self.request, Reason::RequestTimeout),
         ];
@@ -169,6 +185,29 @@ mod tests {
         limits.connected();
         assert_eq!(reason(&limits), Some(Reason::PerTryTimeout));
         assert_eq!(limits.whole, whole, "all attempts together");
+    }
+
+    #[test]
+    fn what_has_come_whole_has_its_own_time_to_leave() {
+        let mut limits = limits(Timing {
+            whole: Some(Duration::from_secs(1)),
+            idle: Some(Duration::from_secs(300)),
+            attempt_idle: Some(Duration::from_secs(2)),
+            flush: Some(Duration::from_secs(7)),
+            ..Timing::default()
+        });
+        limits.request_ended();
+        limits.connected();
+        limits.response_begins();
+        assert_eq!(reason(&limits), Some(Reason::Timeout));
+        let before = Instant::now();
+        limits.flushes();
+        let (at, why) = limits.next().unwrap();
+        assert_eq!(why, Reason::IdleTimeout);
+        assert!(at >= before + Duration::from_secs(7));
+        assert!(at < before + Duration::from_secs(60));
+        limits.timing.flush = None;
+        assert_eq!(reason(&limits), None, "zero switches it off");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::headers::X_REQUEST_ID;
 use super::router::Way;
 use crate::access::field;
 use crate::cluster::{Chosen, UpstreamHttp};
+use crate::reason::Reason;
 use crate::spans::{RouteTracing, Towards, Trace};
 
 impl Way<'_, '_> {
@@ -50,6 +51,16 @@ impl Way<'_, '_> {
             count,
         };
         trace.attempt(tracing, &towards, &mut self.parts.headers);
+    }
+
+    /// An attempt brought no answer, or none that counts.
+    pub fn trace_failure(&mut self, why: Option<Reason>) {
+        let (Some(tracing), Some(mut trace)) = (&self.manager.tracing, self.exchange.trace.take())
+        else {
+            return;
+        };
+        trace.attempt_failed(why, tracing, &self.scene());
+        self.exchange.trace = Some(trace);
     }
 
     /// The response's head is made.

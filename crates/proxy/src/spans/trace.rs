@@ -19,6 +19,7 @@ use crate::format::{Facts, Missing};
 use crate::http::facts::protocol;
 use crate::http::headers::{Target, X_REQUEST_ID};
 use crate::listener::Direction;
+use crate::reason::Reason;
 use crate::worker::roll;
 
 const CLIENT_TRACE: HeaderName = HeaderName::from_static("x-client-trace-id");
@@ -171,8 +172,11 @@ impl Trace {
         let text = |name: &HeaderName| headers.get(name).map(cut);
         let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         let span = &mut self.span;
-        span.tag("node_id", own.node.as_str());
-        span.tag("zone", own.zone.as_str());
+        for (name, value) in [("node_id", &own.node), ("zone", &own.zone)] {
+            if !value.is_empty() {
+                span.tag(name, value.as_str());
+            }
+        }
         if let Some(id) = text(&X_REQUEST_ID) {
             span.tag("guid:x-request-id", id);
         }
@@ -244,9 +248,23 @@ impl Trace {
         self.moment("first_upstream_rx_byte_received");
     }
 
-    /// An attempt is over that is not the last.
-    pub fn attempt_failed(&mut self, flags: &'static str) {
-        if let Some(attempt) = self.upstream.take() {
+    /// An attempt is over that brought no answer, or none that counts.
+    pub fn attempt_failed(&mut self, why: Option<Reason>, tracing: &Tracing, facts: &dyn Facts) {
+        let flags = why.map_or("-", |reason| reason.row().flag);
+        if let Some(mut attempt) = self.upstream.take() {
+            if attempt.span.context.sampled {
+                // Envoy's words for it stand in the reply that the client would get.
+                let words = why.and_then(|reason| reason.row().body.split_once("reset reason: "));
+                if let Some((_, words)) = words {
+                    attempt.span.tag("error.reason", words);
+                }
+                if why.is_some_and(is_unconnected) {
+                    attempt.span.tag("http.protocol", "-");
+                }
+                for (name, value) in values(&tracing.tags, facts) {
+                    attempt.span.tag(name, value);
+                }
+            }
             attempt.finish(flags, &self.exporter);
         }
     }
@@ -272,22 +290,11 @@ impl Trace {
             self.grpc_status(response);
         }
         let of_route = route.map_or(&[][..], |route| &route.tags);
-        let request = facts.request();
-        let headers = request.as_ref().map(|request| request.headers);
-        for CustomTag { name, value } in tracing.tags.iter().chain(of_route) {
-            let value = match value {
-                TagValue::Literal(text) => text.clone(),
-                TagValue::Header(header, default) => headers
-                    .and_then(|headers| headers.get(header))
-                    .map_or_else(|| default.clone(), cut),
-                TagValue::Format(template) => template.format(facts, Missing::Empty),
-            };
-            if !value.is_empty() {
-                if let Some(attempt) = &mut self.upstream {
-                    attempt.span.tag(name.clone(), value.clone());
-                }
-                self.span.tag(name.clone(), value);
+        for (name, value) in values(tracing.tags.iter().chain(of_route), facts) {
+            if let Some(attempt) = &mut self.upstream {
+                attempt.span.tag(name.clone(), value.clone());
             }
+            self.span.tag(name, value);
         }
         let named = |of_route: fn(&RouteTracing) -> Option<&crate::format::Template>, own| {
             let template = route.and_then(of_route).or(own)?;
@@ -366,6 +373,38 @@ impl Attempt {
         self.span.took = self.began.elapsed();
         exporter.push(self.span);
     }
+}
+
+/// Whether there was no connection to speak on.
+fn is_unconnected(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ConnectFailed
+            | Reason::ConnectTimeout
+            | Reason::UpstreamTls
+            | Reason::SecretsMissing
+            | Reason::UpstreamOverflow
+    )
+}
+
+/// Configuration's tags that have a value.
+fn values<'t>(
+    tags: impl IntoIterator<Item = &'t CustomTag>,
+    facts: &dyn Facts,
+) -> Vec<(String, String)> {
+    let request = facts.request();
+    let headers = request.as_ref().map(|request| request.headers);
+    let made = tags.into_iter().map(|tag| {
+        let value = match &tag.value {
+            TagValue::Literal(text) => text.clone(),
+            TagValue::Header(header, default) => headers
+                .and_then(|headers| headers.get(header))
+                .map_or_else(|| default.clone(), cut),
+            TagValue::Format(template) => template.format(facts, Missing::Empty),
+        };
+        (tag.name.clone(), value)
+    });
+    made.filter(|(_, value)| !value.is_empty()).collect()
 }
 
 fn conclude(span: &mut Span, status: u16, flags: &str) {

@@ -7,6 +7,7 @@ mod network;
 mod overload;
 mod pushes;
 mod shutdown;
+mod tracing;
 mod upstreams;
 
 use crate::Trial;
@@ -39,6 +40,9 @@ pub const TRIALS: &[Trial] = &[
     }),
     ("a sidecar short of something", |_| {
         Box::pin(overload::injected())
+    }),
+    ("spans and contexts, judged by Envoy", |_| {
+        Box::pin(tracing::judged())
     }),
     ("the client's sidecar is told to stop", |_| {
         Box::pin(shutdown::of_client())
