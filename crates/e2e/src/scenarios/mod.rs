@@ -14,6 +14,7 @@ mod broken;
 mod cb;
 mod cfg;
 mod demo;
+mod details;
 mod drivers;
 mod egr;
 mod ext;
@@ -93,6 +94,7 @@ pub fn all() -> Vec<&'static Scenario> {
         split::ALL,
         tcp::ALL,
         tcp_services::ALL,
+        details::ALL,
         grpc::ALL,
         cb::ALL,
         rl::ALL,

@@ -88,14 +88,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SAMPLE: u32 = 200;
 
 /// Backends behind the apex `shop`, whose own selector takes the first's pods.
-struct Shop {
-    servers: String,
-    client: Pod,
+pub struct Shop {
+    /// Their namespace.
+    pub servers: String,
+    /// Who calls them.
+    pub client: Pod,
 }
 
 impl Shop {
     /// Backends of one pod each; the client may call all of them.
-    async fn new(scene: &Scene<'_>, backends: &[&str]) -> Result<Self> {
+    pub async fn new(scene: &Scene<'_>, backends: &[&str]) -> Result<Self> {
         Self::with_replicas(scene, backends, 1, true).await
     }
 
@@ -125,11 +127,13 @@ impl Shop {
         Ok(Self { servers, client })
     }
 
-    fn url(&self, name: &str) -> String {
+    /// A page of a Service of theirs.
+    pub fn url(&self, name: &str) -> String {
         format!("http://{name}.{}:{PORT}/get", self.servers)
     }
 
-    async fn split(&self, scene: &Scene<'_>, weights: &[(&str, u32)]) -> Result<()> {
+    /// Splits the apex by weights.
+    pub async fn split(&self, scene: &Scene<'_>, weights: &[(&str, u32)]) -> Result<()> {
         scene.apply(&[split(&self.servers, "shop", weights)]).await
     }
 
@@ -153,7 +157,12 @@ impl Shop {
     }
 
     /// The backends' shares must come to lie within so many per cent of these, none besides.
-    async fn divides(&self, scene: &Scene<'_>, wanted: &[(&str, u32)], within: u32) -> Result<()> {
+    pub async fn divides(
+        &self,
+        scene: &Scene<'_>,
+        wanted: &[(&str, u32)],
+        within: u32,
+    ) -> Result<()> {
         let url = self.url("shop");
         eventually(PATIENCE, async || {
             let shares = self.shares(scene, &url).await?;
@@ -189,7 +198,8 @@ async fn grant(scene: &Scene<'_>, servers: &str, name: &str, clients: &str) -> R
         .await
 }
 
-fn split(namespace: &str, apex: &str, weights: &[(&str, u32)]) -> Value {
+/// A split of an apex by weights.
+pub fn split(namespace: &str, apex: &str, weights: &[(&str, u32)]) -> Value {
     let backends: Vec<Value> = weights
         .iter()
         .map(|(name, weight)| json!({ "service": name, "weight": weight }))

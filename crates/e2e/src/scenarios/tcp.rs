@@ -111,7 +111,8 @@ pub fn rule(name: &str) -> Value {
     json!({ "kind": "TCPRoute", "name": name })
 }
 
-fn container(name: &str, role: &str, port: u16) -> Value {
+/// A container with a role of osm-apps.
+pub fn container(name: &str, role: &str, port: u16) -> Value {
     json!({
         "name": name, "image": "osm-apps", "imagePullPolicy": "IfNotPresent",
         "command": ["osm-apps", role, "--port", port.to_string()],
@@ -120,13 +121,16 @@ fn container(name: &str, role: &str, port: u16) -> Value {
 }
 
 /// A client, and a server that echoes on 9000 and 9001.
-struct Echo {
-    client: Pod,
-    servers: String,
+pub struct Echo {
+    /// The client.
+    pub client: Pod,
+    /// Namespace of the server.
+    pub servers: String,
 }
 
 impl Echo {
-    async fn new(scene: &Scene<'_>) -> Result<Self> {
+    /// Both, and no policy.
+    pub async fn new(scene: &Scene<'_>) -> Result<Self> {
         let clients = scene.namespace("client").await?;
         let servers = scene.namespace("server").await?;
         let containers = json!([
@@ -168,7 +172,14 @@ impl Echo {
     }
 
     /// Five times in a row the port must echo, or not.
-    async fn echoes(&self, scene: &Scene<'_>, from: &Pod, port: u16, answered: bool) -> Result<()> {
+    /// Whether a port echoes.
+    pub async fn echoes(
+        &self,
+        scene: &Scene<'_>,
+        from: &Pod,
+        port: u16,
+        answered: bool,
+    ) -> Result<()> {
         let line = format!(
             "for i in 1 2 3 4 5; do echo hello | nc -N -w 5 server.{} {port}; done",
             self.servers
