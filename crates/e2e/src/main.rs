@@ -27,7 +27,7 @@ struct Arguments {
     /// Areas or ids, for example `EGR,ACL-02`; all if left out
     #[arg(long, default_value = "", value_delimiter = ',')]
     area: Vec<String>,
-    /// Only scenarios of this priority: P0 or P1; all if left out
+    /// Only scenarios of this priority: P0, P1 or P2; all if left out
     #[arg(long, default_value = "")]
     priority: String,
     /// Which cluster [default: CLUSTER, else embedded]
@@ -93,7 +93,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
     let priority = arguments.priority.parse::<Priority>().ok();
     ensure!(
         priority.is_some() || arguments.priority.is_empty(),
-        "--priority {}: must be P0 or P1",
+        "--priority {}: must be P0, P1 or P2",
         arguments.priority
     );
     let chosen: Vec<&Scenario> = scenarios::all()

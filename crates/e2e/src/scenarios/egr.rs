@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Scenario, scenario};
+use super::{Scenario, cb::external, scenario};
 use crate::manifest::{PORT, account, deployment, egress, httpbin, pod, routes, service, with};
 use crate::scene::{Ends, Pod, Scene};
 
@@ -85,6 +85,12 @@ pub const ALL: &[Scenario] = &[
         P1,
         unmeshed_service,
         "egress to a service of the cluster outside the mesh"
+    ),
+    scenario!(
+        "EGR-17",
+        P1,
+        external,
+        "an Egress takes the limits it names; without them it is void"
     ),
 ];
 

@@ -34,7 +34,7 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!(
         "EXT-04",
-        P1,
+        P2,
         mutations,
         "it may add headers, and answer itself",
         alone

@@ -58,6 +58,8 @@ pub enum Priority {
     P0,
     /// Users would miss it soon.
     P1,
+    /// Optional or exotic.
+    P2,
 }
 
 /// Declares a scenario from an async function; `alone` for those that change the MeshConfig.
@@ -141,6 +143,7 @@ impl std::str::FromStr for Priority {
         match text {
             "P0" => Ok(Self::P0),
             "P1" => Ok(Self::P1),
+            "P2" => Ok(Self::P2),
             _ => Err(()),
         }
     }

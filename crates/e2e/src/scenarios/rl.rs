@@ -40,49 +40,49 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario!(
         "RL-08",
-        P1,
+        P2,
         global_tcp,
         "connections counted by a rate limit service"
     ),
     scenario!(
         "RL-09",
-        P1,
+        P2,
         generic_key,
         "requests counted by a service under a fixed key"
     ),
     scenario!(
         "RL-10",
-        P1,
+        P2,
         remote_address,
         "requests counted by the client's address"
     ),
     scenario!(
         "RL-11",
-        P1,
+        P2,
         request_header,
         "requests to a route counted by a header's value"
     ),
     scenario!(
         "RL-12",
-        P1,
+        P2,
         header_match,
         "requests counted where headers match"
     ),
     scenario!(
         "RL-13",
-        P1,
+        P2,
         incomplete,
         "a descriptor with a part missing counts nothing"
     ),
     scenario!(
         "RL-14",
-        P1,
+        P2,
         unreachable,
         "without the service requests pass or are refused, as failOpen says"
     ),
     scenario!(
         "RL-15",
-        P1,
+        P2,
         headers,
         "x-ratelimit headers and a status of one's own"
     ),

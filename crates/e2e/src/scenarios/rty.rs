@@ -53,7 +53,7 @@ pub const ALL: &[Scenario] = &[
         "only for the source and the destinations named",
         alone
     ),
-    scenario!("RTY-07", P1, none, "no tries means none", alone),
+    scenario!("RTY-07", P2, none, "no tries means none", alone),
 ];
 
 /// The pair, with a policy for the client's requests to the server.
