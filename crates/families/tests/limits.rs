@@ -638,3 +638,22 @@ fn limits_that_cannot_be_read_are_named() {
         assert!(inbound_host(&world).counted.is_empty(), "{part}");
     }
 }
+
+#[test]
+fn a_breaker_that_envoy_does_without_is_reported() {
+    let mut world = open();
+    let spec = json!({"host": HOST, "connectionSettings": {"http": {"circuitBreaking": {"errorAmountThreshold": 1}}}});
+    setting(&mut world, "s", spec);
+    assert_eq!(world.problems(), [""; 0]);
+    world.apply::<api::config::v1alpha2::MeshConfig>(json!({
+        "metadata": {"namespace": "osm-system", "name": "osm-mesh-config"},
+        "spec": {"sidecar": {"sidecarClass": "envoy"}},
+    }));
+    let problems = world.problems();
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.contains("circuitBreaking: no effect")),
+        "{problems:?}"
+    );
+}

@@ -68,6 +68,7 @@ pub(crate) fn upstream_object<'a>(
         )));
     }
     let made = setting(key, spec, &provenance).map_err(|message| provenance.void(message))?;
+    report_breaker(index, spec, &provenance, problems);
     let host = &spec.host;
     match &made {
         Some(made)
@@ -88,6 +89,26 @@ pub(crate) fn upstream_object<'a>(
         _ => {}
     }
     Ok(made)
+}
+
+/// Stock Envoys know no circuit that breaks by results. Pods may choose another class than the mesh's: then it works.
+fn report_breaker(
+    index: &Index,
+    spec: &UpstreamTrafficSettingSpec,
+    provenance: &Provenance,
+    problems: &mut Vec<Problem>,
+) {
+    let config = index.mesh_config.as_ref();
+    let is_envoy = config.is_some_and(|config| config.sidecar.sidecar_class == "envoy");
+    let http = spec
+        .connection_settings
+        .as_ref()
+        .and_then(|settings| settings.http.as_ref());
+    if is_envoy && http.is_some_and(|http| http.circuit_breaking.is_some()) {
+        problems.push(provenance.problem(
+            "connectionSettings.http.circuitBreaking: no effect in sidecars of class envoy",
+        ));
+    }
 }
 
 /// Whether an Egress of the namespace names the setting.
