@@ -4,6 +4,7 @@
 
 mod books;
 mod certificates;
+mod collector;
 mod flaky;
 mod hello;
 mod http;
@@ -58,6 +59,8 @@ enum Role {
     Bookwarehouse(books::warehouse::Options),
     /// The database of the bookwarehouse: speaks first, then answers lines
     Database(books::database::Options),
+    /// A collector of spans by Zipkin's API; shows the last ones on /spans
+    Zipkin(collector::Options),
     /// Watches the packets of a port on the network interfaces and says what is on the wire
     Sniff(sniff::Options),
 }
@@ -105,6 +108,7 @@ fn serve(role: Role) -> anyhow::Result<()> {
                 Role::Bookstore(options) => books::store::run(options).await,
                 Role::Bookwarehouse(options) => books::warehouse::run(options).await,
                 Role::Database(options) => books::database::run(options).await,
+                Role::Zipkin(options) => collector::run(options).await,
                 Role::Sniff(_) => Ok(()),
             }
         };

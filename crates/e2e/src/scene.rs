@@ -337,7 +337,7 @@ pub async fn reset(stage: &Stage, driver: Driver) -> Result<()> {
             "ecdhCurves": null, "logLevel": "error"
         },
         "certificate": { "serviceCertValidityDuration": "24h", "ingressGateway": null },
-        "observability": { "osmLogLevel": "info" },
+        "observability": { "osmLogLevel": "info", "tracing": { "enable": false } },
         "featureFlags": {
             "enableEgressPolicy": true, "enableIngressBackendPolicy": true, "enableRetryPolicy": false
         }

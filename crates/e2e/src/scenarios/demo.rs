@@ -74,7 +74,8 @@ const PROGRAMS: [(&str, &str, &str); 5] = [
     ("bookthief", "bookthief", "bookthief"),
 ];
 
-const ONLY_THE_BUYER: Wanted = Wanted {
+/// The buyer gets a book of v1 in each round, the thief nothing.
+pub const ONLY_THE_BUYER: Wanted = Wanted {
     buyer: Sale::First,
     thief: Sale::Nothing,
 };
@@ -85,7 +86,7 @@ const EVERYONE: Wanted = Wanted {
 };
 
 /// The demo in namespaces of a scenario.
-struct Bookstore<'a> {
+pub struct Bookstore<'a> {
     scene: &'a Scene<'a>,
     shop: Shop,
 }
@@ -94,7 +95,7 @@ struct Bookstore<'a> {
 
 impl<'a> Bookstore<'a> {
     /// All programs, ready; `change` sees each object before it is applied.
-    async fn new(scene: &'a Scene<'a>, change: impl Fn(&mut Value)) -> Result<Self> {
+    pub async fn new(scene: &'a Scene<'a>, change: impl Fn(&mut Value)) -> Result<Self> {
         let mut prefix = String::new();
         for name in ["bookstore", "bookbuyer", "bookthief", "bookwarehouse"] {
             let namespace = scene.namespace(name).await?;
@@ -128,7 +129,8 @@ impl<'a> Bookstore<'a> {
         Ok(objects)
     }
 
-    async fn apply(&self, name: &str) -> Result<()> {
+    /// Applies a manifest of the demo.
+    pub async fn apply(&self, name: &str) -> Result<()> {
         self.scene.apply(&self.manifest(name)?).await
     }
 
@@ -142,7 +144,13 @@ impl<'a> Bookstore<'a> {
             .await
     }
 
-    async fn moves(&self, wanted: Wanted) -> Result<(Counters, Counters)> {
+    /// The namespace of a program.
+    pub fn namespace(&self, name: &str) -> String {
+        self.shop.namespace(name)
+    }
+
+    /// The counters must come to move so.
+    pub async fn moves(&self, wanted: Wanted) -> Result<(Counters, Counters)> {
         self.shop.moves(self.scene.stage, wanted, PATIENCE).await
     }
 
@@ -233,7 +241,7 @@ fn moved(object: &mut Value, shop: &Shop) {
 }
 
 /// Sets an environment variable of the container of a Deployment of this name.
-fn set(object: &mut Value, deployment: &str, name: &str, value: &str) {
+pub fn set(object: &mut Value, deployment: &str, name: &str, value: &str) {
     if object["kind"] != "Deployment" || object["metadata"]["name"] != deployment {
         return;
     }

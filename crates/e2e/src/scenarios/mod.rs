@@ -24,6 +24,7 @@ mod inj;
 mod inj_details;
 mod inst;
 mod ipt;
+mod obs;
 mod perm;
 mod rl;
 mod rty;
@@ -82,6 +83,7 @@ pub(crate) use scenario;
 pub fn all() -> Vec<&'static Scenario> {
     [
         egr::ALL,
+        obs::ALL,
         perm::ALL,
         acl::ALL,
         acl_details::ALL,
