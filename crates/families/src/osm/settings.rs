@@ -95,7 +95,7 @@ fn tracing(
         "" => default,
         address => address,
     };
-    let share = asked.sampled_fraction.as_ref().map(|value| share(value));
+    let share = asked.sampled_fraction.as_ref().map(share);
     let sampled = match share {
         None => EVERY_REQUEST,
         Some(Some(sampled)) => sampled,

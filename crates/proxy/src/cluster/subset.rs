@@ -139,8 +139,8 @@ impl Subsetting {
 
 /// The labels with these names; `None` if one is missing. Both are sorted.
 fn select(labels: &Labels, keys: &[Box<str>]) -> Option<Labels> {
-    let find = |key: &Box<str>| labels.iter().find(|(name, _)| name == key).cloned();
-    keys.iter().map(find).collect()
+    let labelled = |key| labels.iter().find(|(name, _)| name == key).cloned();
+    keys.iter().map(labelled).collect()
 }
 
 /// What a weighted cluster asks for, besides or instead of what its route does.

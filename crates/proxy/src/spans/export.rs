@@ -105,7 +105,10 @@ struct Pipe {
 
 /// The collectors in use.
 #[derive(Debug, Default)]
-pub struct Exporters(Mutex<Vec<(Box<[u8]>, Weak<Exporter>)>>);
+pub struct Exporters(Mutex<Vec<Known>>);
+
+/// A collector by its key, and its exporter while somebody needs it.
+type Known = (Box<[u8]>, Weak<Exporter>);
 
 // === impl Exporters ===
 
