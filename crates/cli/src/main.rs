@@ -66,7 +66,7 @@ enum Command {
     /// Shows of what the mesh does, on a cluster of its own
     Demo(demo::Args),
     #[command(flatten)]
-    Role(Role),
+    Role(Box<Role>),
 }
 
 /// The programs of the control plane's pods. Their flags are their own: `--osm-namespace` is one of them too.
@@ -118,7 +118,7 @@ fn run(osm: Osm) -> anyhow::Result<ExitCode> {
         // Starts processes in namespaces of their own, so no runtime may have threads yet.
         Command::Local(command) => node::local::run(command),
         // These end by SIGTERM, in their own way.
-        Command::Role(role) => block_on(run_role(role)).map(|()| ExitCode::SUCCESS),
+        Command::Role(role) => block_on(run_role(*role)).map(|()| ExitCode::SUCCESS),
         // Cleans up after itself when interrupted.
         Command::Demo(args) => block_on(demo::run(args)),
         command => {
