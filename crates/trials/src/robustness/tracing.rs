@@ -69,12 +69,8 @@ pub async fn judged() -> anyhow::Result<Outcome> {
     if testkit::process::envoy_binary().is_none() {
         return Ok(Outcome::Skipped("there is no Envoy".into()));
     }
-    let ours = seen(|bootstrap| Process::osm_proxy(bootstrap))
-        .await
-        .context("osm-proxy")?;
-    let envoys = seen(|bootstrap| Process::envoy(bootstrap))
-        .await
-        .context("envoy")?;
+    let ours = seen(Process::osm_proxy).await.context("osm-proxy")?;
+    let envoys = seen(Process::envoy).await.context("envoy")?;
     let mut differences = Vec::new();
     for (what, expected) in &envoys {
         let found = ours.get(what).map_or(&[][..], Vec::as_slice);
