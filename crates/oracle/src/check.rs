@@ -39,7 +39,8 @@ pub struct Check {
     pub parallel: usize,
     /// Milliseconds until an answer must have come.
     pub limit: u64,
-    /// Fields of which only the presence is compared.
+    /// Fields of which only the presence is compared; with `-` before the name, not even that (`-backend`: nothing of
+    /// what the backend received).
     pub mask: Vec<String>,
     /// Pause in milliseconds between requests.
     pub pause: u64,

@@ -74,7 +74,10 @@ impl Side<'_> {
             let answers = requests(check, &target, limit).await;
             observation.insert("answers".into(), Value::Array(answers));
         }
-        observation.insert("backend".into(), self.received());
+        let received = self.received();
+        if !check.mask.iter().any(|masked| masked == "-backend") {
+            observation.insert("backend".into(), received);
+        }
         let mut observation = Value::Object(observation);
         mask(&mut observation, &check.mask, self.ip);
         observation
@@ -391,6 +394,15 @@ fn frames(list: &[Frame]) -> Vec<u8> {
     bytes
 }
 
+/// Whether a header is not to be looked at, be it there or not: `-name` in the check's mask.
+fn is_dropped(item: &Value, more: &[String]) -> bool {
+    let name = item.as_str().and_then(|line| line.split_once(": "));
+    name.is_some_and(|(name, _)| {
+        let mut dropped = more.iter().filter_map(|masked| masked.strip_prefix('-'));
+        dropped.any(|dropped| dropped == name)
+    })
+}
+
 /// Replaces values that differ from run to run, and the proxies' addresses.
 pub fn mask(value: &mut Value, more: &[String], ip: Ipv4Addr) {
     match value {
@@ -412,7 +424,10 @@ pub fn mask(value: &mut Value, more: &[String], ip: Ipv4Addr) {
                 *text = format!("{name}: *");
             }
         }
-        Value::Array(list) => list.iter_mut().for_each(|item| mask(item, more, ip)),
+        Value::Array(list) => {
+            list.retain(|item| !is_dropped(item, more));
+            list.iter_mut().for_each(|item| mask(item, more, ip));
+        }
         Value::Object(map) => map.values_mut().for_each(|item| mask(item, more, ip)),
         _ => {}
     }

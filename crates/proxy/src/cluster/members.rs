@@ -178,7 +178,8 @@ impl Endpoints {
         match subsets.find(subsetting, wanted.unwrap_or(&Labels::default())) {
             Found::All => Some(self),
             Found::Some(subset) if !(subsetting.panic_any && subset.all.is_empty()) => Some(subset),
-            Found::Some(_) | Found::None => subsetting.panic_any.then_some(self),
+            Found::Some(_) => Some(self),
+            Found::None => None,
         }
     }
 

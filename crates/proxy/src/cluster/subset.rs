@@ -18,7 +18,7 @@ pub struct Subsetting {
     pub fallback: Fallback,
     /// What `Fallback::Default` means.
     pub default: Labels,
-    /// Where a subset or fallback leaves none, all endpoints may be used.
+    /// Where the default subset is empty, all endpoints may be used; as in Envoy no fallback stays none.
     pub panic_any: bool,
 }
 
@@ -239,9 +239,15 @@ mod tests {
         }
         let panic = Subsetting {
             panic_any: true,
-            ..with(Fallback::None)
+            default: labels(&[("version", "9")]),
+            ..with(Fallback::Default)
         };
         assert_eq!(reached(&panic, &[("version", "3")]), [1, 2, 3, 4]);
+        let none = Subsetting {
+            fallback: Fallback::None,
+            ..panic
+        };
+        assert!(reached(&none, &[("version", "3")]).is_empty());
     }
 
     #[test]
