@@ -40,7 +40,7 @@ pub struct Check {
     /// Milliseconds until an answer must have come.
     pub limit: u64,
     /// Fields of which only the presence is compared; with `-` before the name, not even that (`-backend`: nothing of
-    /// what the backend received).
+    /// what the backend received). `reset`: counts as closed, where it is a race between the close and bytes under way.
     pub mask: Vec<String>,
     /// Pause in milliseconds between requests.
     pub pause: u64,

@@ -428,7 +428,15 @@ pub fn mask(value: &mut Value, more: &[String], ip: Ipv4Addr) {
             list.retain(|item| !is_dropped(item, more));
             list.iter_mut().for_each(|item| mask(item, more, ip));
         }
-        Value::Object(map) => map.values_mut().for_each(|item| mask(item, more, ip)),
+        Value::Object(map) => {
+            if let Some(end) = map.get_mut("end")
+                && *end == "reset"
+                && more.iter().any(|masked| masked == "reset")
+            {
+                *end = json!("closed");
+            }
+            map.values_mut().for_each(|item| mask(item, more, ip));
+        }
         _ => {}
     }
 }

@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn pods_come_one_after_the_other_and_go_in_the_other_order() {
-        let cases: &[(i32, &[(i32, &str)], &str)] = &[
+        type Case<'a> = (i32, &'a [(i32, &'a str)], &'a str);
+        let cases: &[Case<'_>] = &[
             (3, &[], "+0"),
             (3, &[(0, "pending")], ""),
             (3, &[(0, "unready")], ""),
