@@ -91,9 +91,9 @@ fn fate(path: &str, number: u64) -> Fate {
         ..good
     };
     match *kind {
-        "every" => status(every > 0 && number % every == 0),
+        "every" => status(every > 0 && number.is_multiple_of(every)),
         "first" => status(number <= every),
-        "late" if every > 0 && number % every == 0 => Fate {
+        "late" if every > 0 && number.is_multiple_of(every) => Fate {
             delay: Duration::from_millis(what.into()).min(MAX_DELAY),
             ..good
         },
