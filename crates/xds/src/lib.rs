@@ -4,3 +4,4 @@ pub mod certificate;
 pub mod client;
 pub mod resources;
 pub mod server;
+pub mod target;

@@ -10,6 +10,7 @@
 //!   second because new endpoints are reachable only once their names are accepted.
 //! * A kind that was refused (NACK) is not sent again before its content changes.
 
+mod sent;
 mod stream;
 mod subscription;
 #[cfg(test)]
@@ -19,10 +20,10 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::google::protobuf::Any;
-
 pub use crate::client::Kind;
 pub use stream::Stream;
+
+use crate::target::{Item, Set};
 
 /// How long a step of a push waits for the proxy's answer before the next kind is sent anyway:
 /// ten round trips of a slow network, and four of them stay far below a second.
@@ -66,7 +67,7 @@ pub struct Request {
 }
 
 /// A response, independent of the variant.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Response {
     /// Kind of the resources.
     pub kind: Kind,
@@ -74,10 +75,22 @@ pub struct Response {
     pub version: String,
     /// Names this response in the proxy's answer.
     pub nonce: String,
-    /// Resources: name, version, body.
-    pub resources: Vec<(String, String, Arc<Any>)>,
+    /// Delta: all resources of this set …
+    pub common: Option<Arc<Set>>,
+    /// … and these.
+    pub resources: Vec<Arc<Item>>,
     /// Delta: names that are gone.
     pub removed: Vec<String>,
+}
+
+// === impl Response ===
+
+impl Response {
+    /// All its resources.
+    pub fn items(&self) -> impl Iterator<Item = &Arc<Item>> {
+        let common = self.common.iter().flat_map(|set| set.items());
+        common.chain(&self.resources)
+    }
 }
 
 /// A proxy's refusal of a response.
@@ -90,7 +103,7 @@ pub struct Nack {
 }
 
 /// What a request led to.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// To send, in this order.
     pub responses: Vec<Response>,

@@ -1,14 +1,14 @@
 //! One stream: what its proxy holds, what it asked for, and the push in progress.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::sent::{Load, Sent};
 use super::subscription::{Change, Subscription};
 use super::{Kind, Mode, Nack, Outcome, Refused, Request, Response, STEP_DEADLINE};
-use crate::resources::{Resource, Snapshot};
+use crate::target::{Item, Layers, Target};
 
 /// Order of a push; removals follow as a last step.
 const ORDER: [Kind; 5] = [
@@ -28,19 +28,14 @@ const REMOVALS: [Kind; 5] = [
     Kind::Secret,
 ];
 
-/// Version of a name the proxy was told does not exist.
-const ABSENT: &str = "";
-
-static NONE: BTreeMap<String, Resource> = BTreeMap::new();
-
 /// The server's end of one ADS stream.
 #[derive(Debug)]
 pub struct Stream {
     mode: Mode,
-    target: Arc<Snapshot>,
+    target: Target,
     kinds: BTreeMap<Kind, KindState>,
     /// Clusters that left the target but are still listed until the last step (state of the world).
-    retained: BTreeMap<String, Resource>,
+    retained: BTreeMap<String, Arc<Item>>,
     push: Option<Push>,
     nonces: u64,
 }
@@ -49,8 +44,8 @@ pub struct Stream {
 #[derive(Debug, Default)]
 struct KindState {
     subscription: Subscription,
-    /// Name to version of what was last sent, or [`ABSENT`].
-    sent: BTreeMap<String, String>,
+    /// What it was last sent.
+    sent: Sent,
     /// Nonce of the last response; empty before the first.
     nonce: String,
     answered: bool,
@@ -69,11 +64,11 @@ struct Push {
 // === impl Stream ===
 
 impl Stream {
-    /// A fresh stream that will be answered from `snapshot`.
-    pub fn new(mode: Mode, snapshot: Arc<Snapshot>) -> Self {
+    /// A fresh stream that will be answered from `target`.
+    pub fn new(mode: Mode, target: impl Into<Target>) -> Self {
         Self {
             mode,
-            target: snapshot,
+            target: target.into(),
             kinds: BTreeMap::new(),
             retained: BTreeMap::new(),
             push: None,
@@ -115,9 +110,11 @@ impl Stream {
                     first,
                     request.subscribe,
                     request.unsubscribe,
+                    self.target.of(kind).common(),
                 )?;
                 if first {
-                    state.sent = request.held.into_iter().take(super::NAMES_BOUND).collect();
+                    let held = request.held.into_iter().take(super::NAMES_BOUND);
+                    state.sent = Sent::claimed(held);
                 }
                 outcome
                     .responses
@@ -128,15 +125,16 @@ impl Stream {
         Ok(outcome)
     }
 
-    /// Replaces the snapshot and starts to push what differs.
-    pub fn update(&mut self, snapshot: Arc<Snapshot>, now: Instant) -> Vec<Response> {
-        if Arc::ptr_eq(&self.target, &snapshot) {
+    /// Replaces the target and starts to push what differs.
+    pub fn update(&mut self, target: impl Into<Target>, now: Instant) -> Vec<Response> {
+        let target = target.into();
+        if self.target.is(&target) {
             return Vec::new();
         }
         if self.mode == Mode::StateOfTheWorld {
-            self.retain_clusters(&snapshot);
+            self.retain_clusters(&target);
         }
-        self.target = snapshot;
+        self.target = target;
         // A push under way starts again at its first step, but with the patience it has left: a
         // stream of changes must not hold back listeners from a proxy that does not answer.
         let unfinished = self.push.take();
@@ -151,9 +149,9 @@ impl Stream {
         self.advance(now)
     }
 
-    /// The resources of a kind as they are to be, by name.
-    pub fn resources(&self, kind: Kind) -> &BTreeMap<String, Resource> {
-        resources(&self.target, kind)
+    /// The resources of a kind as they are to be.
+    pub fn resources(&self, kind: Kind) -> &Layers {
+        self.target.of(kind)
     }
 
     /// When [`Stream::tick`] has to be called at the latest, if a push is waiting.
@@ -175,6 +173,13 @@ impl Stream {
                 .all(|s| s.nonce.is_empty() || s.answered)
     }
 
+    /// Resources and names kept for this proxy alone; none once it has what it is to have.
+    #[cfg(test)]
+    pub(super) fn differences(&self) -> usize {
+        let kinds = self.kinds.values();
+        kinds.map(|state| state.sent.differences() + state.subscription.differences()).sum()
+    }
+
     // --- answers to requests
 
     fn answer_list(
@@ -185,79 +190,66 @@ impl Stream {
         change: Change,
         held_version: &str,
     ) -> Option<Response> {
-        let target = self.target.clone();
         let state = self.kinds.get_mut(&kind)?;
         for name in &change.dropped {
-            state.sent.remove(name);
+            state.sent.forget(name);
         }
-        let wanted = wanted(&target, kind, &state.subscription);
+        let wanted = wanted(self.target.of(kind), &state.subscription);
         if first && !held_version.is_empty() && held_version == list_version(&wanted) {
             // A proxy that reconnects with what we would send: nothing to say (a reconnect storm
             // after a restart of the controller costs no configuration traffic).
-            state.sent = wanted
-                .iter()
-                .map(|(n, r)| ((*n).to_owned(), r.version.clone()))
-                .collect();
+            state.sent.replace(&wanted);
             state.answered = true;
             return None;
         }
         if first || change.wildcard_on || (refresh && !kind.is_wildcard()) {
             // Refresh: Envoy asks again, with an answered nonce, when a cluster was changed and warms anew.
-            if !state.subscription.is_wildcard() && state.subscription.names().next().is_none() {
+            if state.subscription.is_empty() {
                 return None;
             }
-            let names = wanted.keys().map(|name| (*name).to_owned()).collect();
-            return Some(self.respond(kind, names, Vec::new()));
+            return Some(self.respond_list(kind, wanted));
         }
         if change.added.is_empty() {
             return None;
         }
-        let names = if kind.is_wildcard() {
-            wanted.keys().map(|name| (*name).to_owned()).collect()
+        let items = if kind.is_wildcard() {
+            wanted
         } else {
-            change.added
+            let target = self.target.of(kind);
+            let added = change.added.iter().filter_map(|name| target.get(name));
+            added.cloned().collect()
         };
-        Some(self.respond(kind, names, Vec::new()))
+        Some(self.respond_list(kind, items))
     }
 
     fn answer_delta(&mut self, kind: Kind, first: bool, change: Change) -> Option<Response> {
-        let target = self.target.clone();
         let state = self.kinds.get_mut(&kind)?;
         for name in &change.dropped {
-            state.sent.remove(name);
+            state.sent.forget(name);
         }
-        let existing = resources(&target, kind);
-        let mut names = Vec::new();
+        let target = self.target.of(kind);
+        let mut load = Load {
+            // On a new stream only what differs from what the proxy holds is sent.
+            common: change.added_set.filter(|_| !first),
+            items: Vec::new(),
+        };
         let mut removed = Vec::new();
         for name in change.added {
-            let version = existing
-                .get(&name)
-                .map_or(ABSENT, |resource| resource.version.as_str());
-            // A name that is asked for again is sent again; on a new stream only if it differs.
-            if first && version != ABSENT && state.sent.get(&name).is_some_and(|v| v == version) {
-                continue;
-            }
-            if version == ABSENT {
-                removed.push(name)
-            } else {
-                names.push(name)
+            match target.get(&name) {
+                // A name that is asked for again is sent again; on a new stream only if it differs.
+                Some(item) if first && state.sent.version(&name) == Some(item.version()) => {}
+                Some(item) => load.items.push(item.clone()),
+                None => removed.push(name),
             }
         }
         if first || change.wildcard_on {
-            names.extend(
-                changed(&target, kind, state)
-                    .filter(|n| !names.contains(n))
-                    .collect::<Vec<_>>(),
-            );
-            removed.extend(
-                gone(&target, kind, state)
-                    .filter(|n| !removed.contains(n))
-                    .collect::<Vec<_>>(),
-            );
+            load.extend(state.sent.owed(target, &state.subscription));
+            let gone = state.sent.gone(target);
+            removed.extend(gone.into_iter().filter(|name| !removed.contains(name)).collect::<Vec<_>>());
         }
         let owed = first && state.subscription.is_wildcard() && state.sent.is_empty();
-        (owed || !names.is_empty() || !removed.is_empty())
-            .then(|| self.respond(kind, names, removed))
+        (owed || !load.is_empty() || !removed.is_empty())
+            .then(|| self.respond_delta(kind, load, removed))
     }
 
     // --- pushes
@@ -269,6 +261,7 @@ impl Stream {
             let Some(kind) = ORDER.get(push.step).copied() else {
                 self.push = None;
                 responses.extend(self.removals());
+                self.settle();
                 break;
             };
             if !push.entered {
@@ -306,204 +299,170 @@ impl Stream {
         let state = self.kinds.get(&kind);
         let unanswered = state.is_some_and(|state| !state.nonce.is_empty() && !state.answered);
         // New clusters warm until their endpoints came: routes must not point at them before.
-        let unasked = kind == Kind::Endpoints
-            && push.sent_clusters
-            && resources(&self.target, kind)
-                .keys()
-                .any(|name| !state.is_some_and(|state| state.sent.contains_key(name)));
-        unanswered || unasked
+        let endpoints = self.target.of(kind);
+        let unasked = || match state {
+            Some(state) => !state.sent.has_all(endpoints),
+            None => endpoints.iter().next().is_some(),
+        };
+        unanswered || (kind == Kind::Endpoints && push.sent_clusters && unasked())
     }
 
     fn send_changed(&mut self, kind: Kind) -> Option<Response> {
-        let target = self.target.clone();
         let state = self.kinds.get(&kind)?;
-        let mut names: Vec<String> = changed(&target, kind, state).collect();
-        let vanished = kind == Kind::Listener
-            && state
-                .sent
-                .keys()
-                .any(|name| !resources(&target, kind).contains_key(name));
-        let complete = self.mode == Mode::StateOfTheWorld && kind.is_wildcard();
-        if complete && (!names.is_empty() || vanished) {
-            names = wanted(&target, kind, &state.subscription)
-                .keys()
-                .map(|n| (*n).to_owned())
-                .collect();
-            return Some(self.respond(kind, names, Vec::new()));
+        let target = self.target.of(kind);
+        let load = state.sent.owed(target, &state.subscription);
+        if self.mode == Mode::StateOfTheWorld {
+            let vanished = || kind == Kind::Listener && !state.sent.gone(target).is_empty();
+            if load.is_empty() && !vanished() {
+                return None;
+            }
+            let items = if kind.is_wildcard() {
+                wanted(target, &state.subscription)
+            } else {
+                load.into_items()
+            };
+            return Some(self.respond_list(kind, items));
         }
         // A listener that is to go goes at once: it takes new connections until then.
-        let removed: Vec<String> = match (self.mode, kind) {
-            (Mode::Delta, Kind::Listener) => gone(&target, kind, state).collect(),
+        let removed = match kind {
+            Kind::Listener => state.sent.gone(target),
             _ => Vec::new(),
         };
-        (!names.is_empty() || !removed.is_empty()).then(|| self.respond(kind, names, removed))
+        (!load.is_empty() || !removed.is_empty()).then(|| self.respond_delta(kind, load, removed))
     }
 
-    /// The last step: what is not in the snapshot any more.
+    /// The last step: what is not in the target any more.
     fn removals(&mut self) -> Vec<Response> {
-        let target = self.target.clone();
         let retained = !std::mem::take(&mut self.retained).is_empty();
         let mut responses = Vec::new();
         for kind in REMOVALS {
             let Some(state) = self.kinds.get_mut(&kind) else {
                 continue;
             };
+            let target = self.target.of(kind);
             match self.mode {
                 Mode::Delta => {
-                    let removed: Vec<String> = gone(&target, kind, state).collect();
+                    let removed = state.sent.gone(target);
                     if !removed.is_empty() {
-                        responses.push(self.respond(kind, Vec::new(), removed));
+                        state.sent.forget_gone(target);
+                        responses.push(self.respond_delta(kind, Load::default(), removed));
                     }
                 }
                 Mode::StateOfTheWorld if kind == Kind::Cluster => {
-                    let vanished = state
-                        .sent
-                        .keys()
-                        .any(|n| !resources(&target, kind).contains_key(n));
-                    if retained || vanished {
-                        let list = wanted(&target, kind, &state.subscription);
-                        let names = list.keys().map(|n| (*n).to_owned()).collect();
-                        responses.push(self.respond(kind, names, Vec::new()));
+                    if retained || !state.sent.gone(target).is_empty() {
+                        let items = wanted(target, &state.subscription);
+                        responses.push(self.respond_list(kind, items));
                     }
                 }
                 // Named kinds have no word for removal here: the proxy stops asking.
-                Mode::StateOfTheWorld => {
-                    state
-                        .sent
-                        .retain(|name, _| resources(&target, kind).contains_key(name));
-                }
+                Mode::StateOfTheWorld => state.sent.forget_gone(target),
             }
         }
         responses
     }
 
-    fn retain_clusters(&mut self, next: &Snapshot) {
+    fn retain_clusters(&mut self, next: &Target) {
         let Some(state) = self.kinds.get(&Kind::Cluster) else {
             return;
         };
-        let next = resources(next, Kind::Cluster);
-        self.retained.retain(|name, _| !next.contains_key(name));
-        for (name, resource) in resources(&self.target, Kind::Cluster) {
-            if !next.contains_key(name) && state.sent.contains_key(name) {
-                self.retained.insert(name.clone(), resource.clone());
+        let next = next.of(Kind::Cluster);
+        self.retained.retain(|name, _| next.get(name).is_none());
+        for item in self.target.of(Kind::Cluster).iter() {
+            if next.get(item.name()).is_none() && state.sent.has(item.name()) {
+                self.retained.insert(item.name().to_owned(), item.clone());
             }
+        }
+    }
+
+    /// Lets go of what only tells how the proxy came to have the target.
+    fn settle(&mut self) {
+        for (kind, state) in &mut self.kinds {
+            let target = self.target.of(*kind);
+            state.sent.settle(target);
+            state.subscription.settle(target.common());
         }
     }
 
     // --- composing
 
-    fn respond(&mut self, kind: Kind, names: Vec<String>, removed: Vec<String>) -> Response {
-        self.nonces += 1;
-        let nonce = self.nonces.to_string();
-        let target = self.target.clone();
-        let existing = resources(&target, kind);
+    /// State of the world: everything wanted of the wildcard kinds, of the others what is listed.
+    fn respond_list(&mut self, kind: Kind, mut items: Vec<Arc<Item>>) -> Response {
+        let nonce = self.next_nonce();
+        let target = self.target.of(kind);
         let state = self.kinds.entry(kind).or_default();
-        let complete = self.mode == Mode::StateOfTheWorld && kind.is_wildcard();
-        if complete {
-            state.sent.clear();
-        }
-        let mut out = Vec::with_capacity(names.len());
-        for name in names {
-            if let Some(resource) = existing.get(&name) {
-                state.sent.insert(name.clone(), resource.version.clone());
-                out.push((name, resource.version.clone(), resource.any.clone()));
-            }
-        }
-        if complete && kind == Kind::Cluster {
-            for (name, resource) in &self.retained {
-                state.sent.insert(name.clone(), resource.version.clone());
-                out.push((name.clone(), resource.version.clone(), resource.any.clone()));
-            }
-        }
-        for name in &removed {
-            match state.sent.entry(name.clone()) {
-                Entry::Occupied(entry) if !state.subscription.names().any(|n| n == name) => {
-                    entry.remove();
-                }
-                Entry::Occupied(mut entry) => {
-                    entry.insert(ABSENT.to_owned());
-                }
-                Entry::Vacant(entry) => {
-                    entry.insert(ABSENT.to_owned());
-                }
-            }
-        }
-        state.nonce = nonce.clone();
-        state.answered = false;
-        let mut version = list_version(&wanted(&target, kind, &state.subscription));
-        if complete && kind == Kind::Cluster && !self.retained.is_empty() {
+        let mut version = list_version(&wanted(target, &state.subscription));
+        if kind == Kind::Cluster && !self.retained.is_empty() {
+            items.extend(self.retained.values().cloned());
             // Not the version of the list without them: who reconnects with it must be answered.
             version.push_str("-retained");
         }
+        if kind.is_wildcard() {
+            state.sent.replace(&items);
+        } else {
+            for item in &items {
+                state.sent.put(item);
+            }
+        }
+        state.nonce.clone_from(&nonce);
+        state.answered = false;
         Response {
             kind,
             version,
             nonce,
-            resources: out,
+            common: None,
+            resources: items,
+            removed: Vec::new(),
+        }
+    }
+
+    fn respond_delta(&mut self, kind: Kind, load: Load, removed: Vec<String>) -> Response {
+        let nonce = self.next_nonce();
+        let target = self.target.of(kind);
+        let state = self.kinds.entry(kind).or_default();
+        state.sent.note(&load);
+        for name in &removed {
+            if state.sent.has(name) {
+                state.sent.forget(name);
+            }
+        }
+        state.sent.settle(target);
+        state.nonce.clone_from(&nonce);
+        state.answered = false;
+        Response {
+            kind,
+            version: target.version(),
+            nonce,
+            common: load.common,
+            resources: load.items,
             removed,
         }
     }
-}
 
-/// The resources of a kind in a snapshot.
-fn resources(snapshot: &Snapshot, kind: Kind) -> &BTreeMap<String, Resource> {
-    snapshot.resources.get(kind.type_url()).unwrap_or(&NONE)
-}
-
-/// The existing resources a subscription covers.
-fn wanted<'a>(
-    snapshot: &'a Snapshot,
-    kind: Kind,
-    subscription: &Subscription,
-) -> BTreeMap<&'a str, &'a Resource> {
-    let existing = resources(snapshot, kind);
-    if subscription.is_wildcard() {
-        return existing
-            .iter()
-            .map(|(name, resource)| (name.as_str(), resource))
-            .collect();
+    fn next_nonce(&mut self) -> String {
+        self.nonces += 1;
+        self.nonces.to_string()
     }
-    subscription
-        .names()
-        .filter_map(|name| existing.get_key_value(name))
-        .map(|(name, resource)| (name.as_str(), resource))
-        .collect()
 }
 
-/// Wanted resources whose version is not the one sent.
-fn changed<'a>(
-    snapshot: &'a Snapshot,
-    kind: Kind,
-    state: &'a KindState,
-) -> impl Iterator<Item = String> + 'a {
-    resources(snapshot, kind)
-        .iter()
-        .filter(|(name, _)| state.subscription.wants(name))
-        .filter(|(name, resource)| state.sent.get(*name) != Some(&resource.version))
-        .map(|(name, _)| name.clone())
-}
-
-/// Names the proxy holds and the snapshot does not.
-fn gone<'a>(
-    snapshot: &'a Snapshot,
-    kind: Kind,
-    state: &'a KindState,
-) -> impl Iterator<Item = String> + 'a {
-    let existing = resources(snapshot, kind);
-    state
-        .sent
-        .iter()
-        .filter(|(name, version)| *version != ABSENT && !existing.contains_key(*name))
-        .map(|(name, _)| name.clone())
+/// The existing resources a subscription covers, by name.
+fn wanted(target: &Layers, subscription: &Subscription) -> Vec<Arc<Item>> {
+    let mut items: Vec<Arc<Item>> = if subscription.is_wildcard() {
+        target.iter().cloned().collect()
+    } else {
+        let names = subscription.names();
+        names.filter_map(|name| target.get(name)).cloned().collect()
+    };
+    items.sort_by(|a, b| a.name().cmp(b.name()));
+    items
 }
 
 /// A version for a whole list: equal lists have equal versions, also from another controller of
 /// the same build.
-fn list_version(list: &BTreeMap<&str, &Resource>) -> String {
+fn list_version(list: &[Arc<Item>]) -> String {
     let mut hasher = DefaultHasher::new();
-    for (name, resource) in list {
-        name.hash(&mut hasher);
-        resource.version.hash(&mut hasher);
+    for item in list {
+        item.name().hash(&mut hasher);
+        item.version().hash(&mut hasher);
     }
     format!("{:016x}", hasher.finish())
 }

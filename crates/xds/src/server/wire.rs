@@ -1,10 +1,12 @@
 //! Between the protocol's messages and the state machine's values.
 
+use bytes::{Bytes, BytesMut};
 use envoy_types::pb::envoy::config::core::v3::ControlPlane;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
 use envoy_types::pb::google::rpc::Status;
+use prost::Message;
 
 use super::{MESSAGE_BOUND, Request, Response};
 
@@ -39,12 +41,8 @@ impl From<DeltaDiscoveryRequest> for Request {
 impl From<Response> for DiscoveryResponse {
     fn from(response: Response) -> Self {
         Self {
+            resources: response.items().map(|item| item.any()).collect(),
             version_info: response.version,
-            resources: response
-                .resources
-                .into_iter()
-                .map(|(_, _, any)| (*any).clone())
-                .collect(),
             type_url: response.kind.type_url().to_owned(),
             nonce: response.nonce,
             control_plane: Some(control_plane()),
@@ -55,24 +53,44 @@ impl From<Response> for DiscoveryResponse {
 
 impl From<Response> for DeltaDiscoveryResponse {
     fn from(response: Response) -> Self {
-        let resources = response
-            .resources
-            .into_iter()
-            .map(|(name, version, any)| Resource {
-                name,
-                version,
-                resource: Some((*any).clone()),
-                ..Resource::default()
-            });
+        let resources = response.items().map(|item| Resource {
+            name: item.name().to_owned(),
+            version: item.version().to_owned(),
+            resource: Some(item.any()),
+            ..Resource::default()
+        });
         Self {
-            system_version_info: response.version,
             resources: resources.collect(),
+            system_version_info: response.version,
             type_url: response.kind.type_url().to_owned(),
             removed_resources: response.removed,
             nonce: response.nonce,
             control_plane: Some(control_plane()),
             ..Self::default()
         }
+    }
+}
+
+impl Response {
+    /// This as an encoded delta response: what many are told in a piece of its own, which is not copied.
+    pub fn encode_delta(&self) -> (Option<Bytes>, Bytes) {
+        let rest = DeltaDiscoveryResponse {
+            system_version_info: self.version.clone(),
+            type_url: self.kind.type_url().to_owned(),
+            removed_resources: self.removed.clone(),
+            nonce: self.nonce.clone(),
+            control_plane: Some(control_plane()),
+            ..DeltaDiscoveryResponse::default()
+        };
+        let fields = self.resources.iter().map(|item| item.field().len());
+        let length = fields.sum::<usize>() + rest.encoded_len();
+        let mut own = BytesMut::with_capacity(length);
+        for item in &self.resources {
+            own.extend_from_slice(item.field());
+        }
+        rest.encode_raw(&mut own);
+        let common = self.common.as_ref().map(|set| set.fields().clone());
+        (common, own.freeze())
     }
 }
 
