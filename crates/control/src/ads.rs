@@ -17,11 +17,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
-use xds::resources::TrustBundle;
 use xds::server::{self, Mode};
 
 use crate::metrics::{Metric, Metrics};
 use crate::nacks::Nacks;
+use crate::push::Push;
 use crate::session::Session;
 use crate::tls::Peer;
 use crate::world::Worlds;
@@ -31,6 +31,9 @@ const QUEUE_BOUND: usize = 4;
 
 /// Streams of one controller, whatever the MeshConfig says.
 const STREAM_BOUND: usize = 20_000;
+
+/// Proxies that are told much at a time: enough to keep a processor busy while they read and answer.
+pub(crate) const TURNS: usize = 32;
 
 /// Time a proxy has for its first request.
 const FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -45,8 +48,6 @@ pub(crate) struct Ads {
 pub(crate) struct Shared {
     /// Newest state.
     pub(crate) worlds: Worlds,
-    /// Roots for the validation contexts.
-    pub(crate) trust: TrustBundle,
     /// The mesh's trust domain.
     pub(crate) trust_domain: String,
     /// Counters.
@@ -55,8 +56,10 @@ pub(crate) struct Shared {
     pub(crate) nacks: Arc<Nacks>,
     /// Namespace and name of the MeshConfig.
     pub(crate) mesh_config: families::Key,
-    /// Compilations at a time: after a change all proxies are compiled, the machine has few cores.
-    pub(crate) compilers: Semaphore,
+    /// What each proxy is to be told.
+    pub(crate) push: Arc<Push>,
+    /// Proxies that are told much, at a time.
+    pub(crate) turns: Arc<Semaphore>,
     /// Open streams.
     pub(crate) streams: AtomicUsize,
     /// The program's end.
@@ -74,7 +77,8 @@ pub(crate) struct StreamSlot(Arc<Shared>);
 // === impl Ads ===
 
 impl Ads {
-    fn open<M>(
+    /// Opens a stream of requests for the peer.
+    pub(crate) fn open<M>(
         &self,
         mode: Mode,
         peer: Option<Peer>,
@@ -173,14 +177,9 @@ impl AggregatedDiscoveryService for Ads {
 
     async fn delta_aggregated_resources(
         &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
+        _: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
-        let incoming = request.into_inner().map(|message| {
-            message.map(|mut message| (message.node.take(), server::Request::from(message)))
-        });
-        self.open(Mode::Delta, peer, incoming.boxed())
-            .map(Response::new)
+        Err(Status::unimplemented("served by another way"))
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use ca::{Authority, ClientVerifier, Leaf, TrustStore};
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +14,7 @@ use tonic::transport::Server;
 use xds::certificate::CertificateServer;
 use xds::resources::TrustBundle;
 
-use crate::ads::{Ads, Shared};
+use crate::ads::{Ads, Shared, TURNS};
 use crate::http::{self, Component, Ready};
 use crate::indexer::{Indexer, Publisher};
 use crate::inform;
@@ -23,11 +22,12 @@ use crate::issue::{Issuer, KubernetesReview, Review};
 use crate::metrics::Metrics;
 use crate::nacks::Nacks;
 use crate::program::Program;
+use crate::push::Push;
 use crate::root::{self, SERVER_VALIDITY};
 use crate::status::Findings;
 use crate::validate::{QUESTIONS_BOUND, Validator};
 use crate::world::Worlds;
-use crate::{CommonArgs, ControllerArgs, admission, events, gateway, status, tls, webhook};
+use crate::{CommonArgs, ControllerArgs, admission, delta, events, gateway, status, tls, webhook};
 
 /// Connections to the discovery port: two per proxy while it renews its certificate.
 const CONNECTION_BOUND: usize = 40_000;
@@ -210,17 +210,20 @@ impl<R: Review> Discovery<R> {
             self.stop.clone(),
         )?;
 
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let trust = TrustBundle {
+            pem: root.to_owned(),
+        };
+        let push = Push::new(trust);
+        self.tasks
+            .spawn(push.clone().run(self.worlds.clone(), self.stop.clone()));
         let shared = Arc::new(Shared {
             worlds: self.worlds.clone(),
-            trust: TrustBundle {
-                pem: root.to_owned(),
-            },
             trust_domain: self.trust_domain.clone(),
             metrics: self.metrics.clone(),
             nacks: self.nacks,
             mesh_config: self.mesh_config,
-            compilers: Semaphore::new(cores),
+            push,
+            turns: Arc::new(Semaphore::new(TURNS)),
             streams: AtomicUsize::new(0),
             stop: self.stop.clone(),
             tasks: self.tasks,
@@ -236,7 +239,7 @@ impl<R: Review> Discovery<R> {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
-            .add_service(AggregatedDiscoveryServiceServer::new(Ads { shared }))
+            .add_service(delta::Discovery::new(Arc::new(Ads { shared })))
             .add_service(CertificateServer::new(issuer))
             .serve_with_incoming_shutdown(incoming, self.stop.cancelled_owned())
             .await

@@ -210,6 +210,11 @@ impl Indexer {
         this.report(&problems);
         let findings = this.findings(problems, statuses);
         let settings = Settings::new(this.mesh_config.as_ref());
+        let before = publisher.worlds.borrow().clone();
+        let mesh = match before {
+            Some(before) => before.mesh.succeeded_by(mesh),
+            None => mesh,
+        };
         let world = World { mesh, settings };
         publisher.worlds.send_replace(Some(Arc::new(world)));
         publisher.findings.send_if_modified(|old| {

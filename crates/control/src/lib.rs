@@ -3,8 +3,8 @@
 //! Policy is not decided here: objects go into `families`, come out as a `model::Mesh`, and leave as
 //! xDS resources. This crate is the part that has sockets, clocks and a Kubernetes client.
 //!
-//! Life of a change: `inform` takes it from a watch and makes a `World`; every `Session` compiles its
-//! proxy's configuration from the new world and sends what differs ([`xds::server`]).
+//! Life of a change: `inform` takes it from a watch, `indexer` makes a `World`, `push` plans it for all proxies and wakes
+//! the sessions whose proxies are to be told something else; a `Session` sends what differs ([`xds::server`]).
 
 mod admission;
 mod ads;
@@ -13,6 +13,7 @@ mod bootstrap;
 #[cfg(test)]
 mod broken_tests;
 mod controller;
+mod delta;
 #[cfg(test)]
 mod discovery_tests;
 mod events;
@@ -28,6 +29,7 @@ mod lenient;
 mod metrics;
 mod nacks;
 mod program;
+mod push;
 mod root;
 mod session;
 mod status;

@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use families::Key;
 use families::Kind as ObjectKind;
 use tokio::sync::watch;
-use xds::resources::{Resource, origins};
+use xds::resources::origins;
 use xds::server::Kind;
+use xds::target::Layers;
 
 /// Objects one refusal is laid upon; a path that covers more than this says nothing of any of them.
 const OBJECTS_BOUND: usize = 8;
@@ -153,7 +154,7 @@ impl Nacks {
 /// words lead to. `settings` is the MeshConfig, from which TLS parameters and the authorizer come.
 pub(crate) fn subjects(
     message: &str,
-    resources: &BTreeMap<String, Resource>,
+    resources: &Layers,
     settings: &Key,
 ) -> BTreeSet<Subject> {
     const OF_SETTINGS: [&str; 5] = ["tls_params", "cipher", "ecdh", "curve", "ext_authz"];
@@ -163,14 +164,14 @@ pub(crate) fn subjects(
     }
     let mut found = mentioned(message);
     if found.is_empty() {
-        for (name, resource) in resources {
-            let Some((_, rest)) = message.split_once(name.as_str()) else {
+        for item in resources.iter() {
+            let Some((_, rest)) = message.split_once(item.name()) else {
                 continue;
             };
             let path = rest.trim_start_matches([':', ' ']);
             let path = path.split(": ").next().unwrap_or_default();
             found.extend(
-                origins(&resource.any, path)
+                origins(&item.any(), path)
                     .iter()
                     .filter_map(|text| subject(text)),
             );
@@ -207,10 +208,15 @@ fn subject(origin: &str) -> Option<Subject> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use envoy_types::pb::envoy::config::core::v3::Metadata;
     use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
     use envoy_types::pb::google::protobuf::{Any, Struct, Value, value};
     use prost::{Message, Name};
+
+    use xds::resources::Resource;
+    use xds::target::{Item, Set};
 
     use super::*;
 
@@ -227,7 +233,7 @@ mod tests {
         })
     }
 
-    fn table() -> BTreeMap<String, Resource> {
+    fn table() -> Layers {
         let route = |origin: &str| Route {
             metadata: metadata(origin),
             ..Route::default()
@@ -246,7 +252,9 @@ mod tests {
             type_url: RouteConfiguration::type_url(),
             value: table.encode_to_vec(),
         };
-        [("rds-inbound.80".to_owned(), Resource::new(any))].into()
+        let item = Item::new("rds-inbound.80", &Resource::new(any));
+        let own = Set::new(vec![Arc::new(item)]);
+        Layers::new(Set::nothing(), Arc::new(own))
     }
 
     fn key(namespace: &str, name: &str) -> Key {

@@ -7,23 +7,32 @@ use std::time::{Duration, Instant};
 use ca::Identity;
 use futures::StreamExt;
 use model::Workload;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::Status;
-use xds::resources::Snapshot;
 use xds::server::{Kind, Mode, Request, Response, Stream};
+use xds::target::Target;
 
 use crate::ads::{Incoming, Shared};
 use crate::metrics::Metric;
 use crate::nacks::{self, Pod};
-use crate::world::{World, Worlds};
+use crate::push::Membership;
+use crate::world::Worlds;
 
 /// How long a proxy may take nothing from its stream before the stream ends.
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a proxy that is told much may keep others waiting: a few steps of a push.
+const TURN: Duration = Duration::from_secs(2);
+
+/// More resources than these are much.
+const MUCH: usize = 64;
+
 /// The session of one stream.
 pub(crate) struct Session {
     shared: Arc<Shared>,
-    worlds: Worlds,
+    membership: Membership,
+    /// While the proxy is told much, and until when.
+    turn: Option<(OwnedSemaphorePermit, Instant)>,
     identity: Identity,
     uuid: String,
     pod: Pod,
@@ -35,15 +44,15 @@ pub(crate) struct Session {
 // === impl Session ===
 
 impl Session {
-    /// Finds the proxy's pod, waiting a little for the informers, and compiles its configuration.
+    /// Finds the proxy's pod, waiting a little for the informers, and joins the push.
     pub(crate) async fn open(
         mode: Mode,
         shared: Arc<Shared>,
         identity: Identity,
         uuid: String,
     ) -> Result<Self, Status> {
-        let mut worlds = shared.worlds.clone();
-        let Some((world, workload)) = worlds.wait_for(|world| world.mesh.workload(&uuid)).await
+        let mut worlds = Worlds::new(shared.push.worlds()).with_patience_of(&shared.worlds);
+        let Some((_, workload)) = worlds.wait_for(|world| world.mesh.workload(&uuid)).await
         else {
             let message = format!(
                 "no pod of the mesh has the label {}={uuid}",
@@ -53,12 +62,20 @@ impl Session {
         };
         check_account(&workload, &identity)?;
         let pod = (workload.namespace.clone(), workload.name.clone());
-        let snapshot = compile(&shared, world, workload).await?;
-        let stream = Stream::new(mode, snapshot);
+        let push = shared.push.clone();
+        let joining = tokio::task::spawn_blocking(move || push.join(&workload));
+        let mut membership = joining.await.map_err(|error| {
+            tracing::error!(%error, "planning a configuration");
+            Status::internal("the configuration could not be made")
+        })?;
+        let target = membership.targets.borrow_and_update().clone();
+        let target = target.ok_or_else(|| Status::unavailable("the pod is changing"))?;
+        let stream = Stream::new(mode, target);
         tracing::info!(uuid, %identity, ?mode, "proxy connected");
         Ok(Self {
             shared,
-            worlds,
+            membership,
+            turn: None,
             identity,
             uuid,
             pod,
@@ -78,12 +95,19 @@ impl Session {
         M: From<Response> + Send + 'static,
     {
         let stop = self.shared.stop.clone();
+        if self.is_told_much() {
+            self.take_turn().await?;
+        }
         let mut responses = self.request(first)?;
         loop {
             for response in std::mem::take(&mut responses) {
                 self.send(response, sender).await?;
             }
-            let deadline = self.stream.deadline();
+            let now = Instant::now();
+            let ended = |until: &Instant| self.stream.is_settled() || now >= *until;
+            self.turn.take_if(|(_, until)| ended(until));
+            let turn = self.turn.as_ref().map(|(_, until)| *until);
+            let deadline = self.stream.deadline().into_iter().chain(turn).min();
             // Every branch is cancel safe: a lost wait loses nothing, and no request is taken twice.
             tokio::select! {
                 message = incoming.next() => match message {
@@ -94,7 +118,10 @@ impl Session {
                         return Ok(());
                     }
                 },
-                () = self.worlds.changed() => responses = self.refresh().await?,
+                changed = self.membership.targets.changed() => match changed {
+                    Ok(()) => responses = self.refresh().await?,
+                    Err(_) => return Err(Status::unavailable("the controller is ending")),
+                },
                 () = sleep_until(deadline) => responses = self.stream.tick(Instant::now()),
                 () = sender.closed() => return Ok(()),
                 () = stop.cancelled() => return Err(Status::unavailable("the controller is ending")),
@@ -134,18 +161,36 @@ impl Session {
         Ok(outcome.responses)
     }
 
-    /// Compiles against the newest world. A proxy whose pod left the mesh (its namespace was
-    /// removed, or the pod is ending) keeps what it has.
+    /// Starts to tell the proxy what is new.
     async fn refresh(&mut self) -> Result<Vec<Response>, Status> {
-        let Some(world) = self.worlds.current() else {
-            return Ok(Vec::new());
+        let much = |target: &Target| target.of(Kind::Cluster).common().items().len() > MUCH;
+        let new = self.membership.targets.borrow().as_ref().is_some_and(much);
+        if new && !self.is_told_much() && self.turn.is_none() {
+            self.take_turn().await?;
+        }
+        let target = self.membership.targets.borrow_and_update().clone();
+        let Some(target) = target else {
+            let message = format!("the pod does not run as {} any more", self.identity);
+            return Err(Status::permission_denied(message));
         };
-        let Some(workload) = world.mesh.workload(&self.uuid).cloned() else {
-            return Ok(Vec::new());
+        Ok(self.stream.update(target, Instant::now()))
+    }
+
+    /// Whether what the proxy is told is large.
+    fn is_told_much(&self) -> bool {
+        self.stream.resources(Kind::Cluster).common().items().len() > MUCH
+    }
+
+    /// Few proxies at a time are told much: each is done sooner, and what is on its way stays small.
+    async fn take_turn(&mut self) -> Result<(), Status> {
+        let ending = |_| Status::unavailable("the controller is ending");
+        let turns = self.shared.turns.clone();
+        let permit = tokio::select! {
+            permit = turns.acquire_owned() => permit.map_err(ending)?,
+            () = self.shared.stop.cancelled() => return Err(Status::unavailable("the controller is ending")),
         };
-        check_account(&workload, &self.identity)?;
-        let snapshot = compile(&self.shared, world, workload).await?;
-        Ok(self.stream.update(snapshot, Instant::now()))
+        self.turn = Some((permit, Instant::now() + TURN));
+        Ok(())
     }
 
     async fn send<M>(
@@ -214,31 +259,6 @@ fn check_account(workload: &Workload, identity: &Identity) -> Result<(), Status>
     Err(Status::permission_denied(format!(
         "pod {pod} does not run as {identity}"
     )))
-}
-
-/// Compiles off the threads that serve streams, a few at a time.
-async fn compile(
-    shared: &Shared,
-    world: Arc<World>,
-    workload: Workload,
-) -> Result<Arc<Snapshot>, Status> {
-    let _slot = shared
-        .compilers
-        .acquire()
-        .await
-        .map_err(|_| Status::unavailable("ending"))?;
-    let trust = shared.trust.clone();
-    tokio::task::spawn_blocking(move || {
-        Arc::new(xds::resources::snapshot(
-            &world.mesh.compile(&workload),
-            &trust,
-        ))
-    })
-    .await
-    .map_err(|error| {
-        tracing::error!(%error, "compiling a configuration");
-        Status::internal("the configuration could not be compiled")
-    })
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -79,6 +79,14 @@ impl Worlds {
         }
     }
 
+    /// As patient as another.
+    pub(crate) fn with_patience_of(self, other: &Self) -> Self {
+        Self {
+            patience: other.patience,
+            ..self
+        }
+    }
+
     /// With another patience, for tests.
     #[cfg(test)]
     pub(crate) fn with_patience(self, patience: Duration) -> Self {

@@ -25,7 +25,7 @@ pub struct ProxyConfig {
     /// Who is told of requests.
     pub tracing: Option<Arc<Tracing>>,
     /// What the application may dial; `None` = nothing, the port is not even open.
-    pub outbound: Option<Outbound>,
+    pub outbound: Option<Arc<Outbound>>,
     /// What others may send to the application; `None` = nothing, the port is not even open.
     pub inbound: Option<Inbound>,
     /// Whether metrics are served to Prometheus.
@@ -34,6 +34,17 @@ pub struct ProxyConfig {
     pub told_to_log: bool,
     /// Route tables by name.
     pub routes: BTreeMap<Arc<str>, Arc<RouteTable>>,
+    /// Clusters and trust that all proxies have, beside those below (permissive mode).
+    pub common: Option<Arc<Common>>,
+    /// Clusters by name.
+    pub clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
+    /// Which server identities are accepted, by the name of the secret that says so.
+    pub trust: BTreeMap<Arc<str>, Arc<PeerTrust>>,
+}
+
+/// What does not depend on the proxy at all. No name in it is among a proxy's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Common {
     /// Clusters by name.
     pub clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
     /// Which server identities are accepted, by the name of the secret that says so.
@@ -321,9 +332,48 @@ pub struct PeerTrust {
 // === impl ProxyConfig ===
 
 impl ProxyConfig {
-    /// Name of the secret with the proxy's own key and certificate.
+    /// Name of the secret with the proxy's own key and certificate. The same for all: it is asked for in every
+    /// cluster, which could not be shared if it named the proxy.
     pub fn own_certificate(&self) -> String {
-        format!("service-cert:{}", self.identity.account)
+        "service-cert".to_owned()
+    }
+
+    /// The cluster of this name.
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        let common = self.common.as_ref();
+        let common = || common.and_then(|common| common.clusters.get(name));
+        self.clusters.get(name).or_else(common)
+    }
+
+    /// All clusters.
+    pub fn all_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let common = self.common.iter().flat_map(|common| common.clusters.values());
+        self.clusters.values().chain(common)
+    }
+
+    /// Which server identities are accepted, by the name of the secret.
+    pub fn peer_trust(&self, name: &str) -> Option<&Arc<PeerTrust>> {
+        let common = self.common.as_ref();
+        let common = || common.and_then(|common| common.trust.get(name));
+        self.trust.get(name).or_else(common)
+    }
+
+    /// Which server identities are accepted, for all secrets.
+    pub fn all_trust(&self) -> impl Iterator<Item = &Arc<PeerTrust>> {
+        let common = self.common.iter().flat_map(|common| common.trust.values());
+        self.trust.values().chain(common)
+    }
+
+    /// This half of a configuration and the other.
+    pub(crate) fn join(mut self, other: Self) -> Self {
+        self.outbound = self.outbound.or(other.outbound);
+        self.inbound = self.inbound.or(other.inbound);
+        self.scraped |= other.scraped;
+        self.common = self.common.or(other.common);
+        self.routes.extend(other.routes);
+        self.clusters.extend(other.clusters);
+        self.trust.extend(other.trust);
+        self
     }
 }
 

@@ -18,7 +18,7 @@ mod quota;
 mod service;
 
 pub use config::{
-    Access, Cluster, ClusterKind, Connect, Forward, Inbound, InboundChain, IngressChain,
+    Access, Cluster, ClusterKind, Common, Connect, Forward, Inbound, InboundChain, IngressChain,
     IngressGate, Outbound, OutboundChain, OutboundMatch, PeerTrust, ProxyConfig, Route,
     RouteAction, RouteMatch, RouteTable, Rule, UpstreamHttp, VirtualHost, WeightedCluster,
 };
@@ -27,7 +27,7 @@ pub use limits::{
     Authorizer, Bound, CircuitBreaker, ConnectionLimits, PathLimit, RequestLimit, RetryPolicy,
     RetryRule, TokenBucket, UpstreamSetting,
 };
-pub use mesh::{Mesh, MeshParts, MeshSettings, TlsParameters, Tracing};
+pub use mesh::{Mesh, MeshParts, MeshSettings, Place, TlsParameters, Tracing};
 pub use policy::{
     Authorization, Backend, EgressPort, EgressProtocol, EgressRule, HttpGrant, HttpMatch,
     IngressClients, IngressRule, IngressTls, PortSet, Split,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    compile::{self, OutboundParts},
+    compile::{self, Everything},
     config::{ProxyConfig, Rule},
     identity::{Identity, ServiceAccount},
     limits::{Authorizer, RetryPolicy, RetryRule, UpstreamSetting},
@@ -103,8 +103,10 @@ pub struct Mesh {
     pub(crate) settings_of: HashMap<Key, UpstreamSetting>,
     pub(crate) retries_of: HashMap<ServiceAccount, HashMap<Key, Arc<RetryPolicy>>>,
     workloads: HashMap<Arc<str>, Vec<Arc<Workload>>>,
-    /// Outbound parts of permissive mode, the same for all proxies: built by the first that asks.
-    pub(crate) everything: OnceLock<OutboundParts>,
+    /// What all proxies may dial in permissive mode: made by the first that asks.
+    everything: OnceLock<Arc<Everything>>,
+    /// The same of the mesh before.
+    former: Option<Arc<Everything>>,
 }
 
 /// Namespace and name.
@@ -124,6 +126,19 @@ pub(crate) struct Backing {
     pub service: usize,
     pub port: usize,
     pub target_port: u16,
+    pub hostname: Option<Arc<str>>,
+}
+
+/// A place of a workload behind a service port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Namespace and name of the service.
+    pub service: (Arc<str>, Arc<str>),
+    /// The service's port.
+    pub port: u16,
+    /// The port on the pod.
+    pub target_port: u16,
+    /// Its host name below a headless service.
     pub hostname: Option<Arc<str>>,
 }
 
@@ -180,6 +195,7 @@ impl Mesh {
             retries_of: HashMap::new(),
             workloads: HashMap::new(),
             everything: OnceLock::new(),
+            former: None,
         };
         mesh.index_services();
         mesh.index_authorizations(parts.authorizations);
@@ -195,6 +211,17 @@ impl Mesh {
                 .push(Arc::new(workload));
         }
         mesh
+    }
+
+    /// The mesh after this one: what did not change is shared with it.
+    pub fn succeeded_by(&self, mut next: Self) -> Self {
+        next.former = self.everything.get().or(self.former.as_ref()).cloned();
+        next
+    }
+
+    pub(crate) fn everything(&self) -> &Arc<Everything> {
+        self.everything
+            .get_or_init(|| Arc::new(Everything::new(self, self.former.as_deref())))
     }
 
     /// The mesh-wide settings.
@@ -218,7 +245,35 @@ impl Mesh {
 
     /// What the proxy of `workload` has to do.
     pub fn compile(&self, workload: &Workload) -> ProxyConfig {
-        compile::compile(self, workload)
+        let outbound = self.compile_outbound(workload);
+        outbound.join(self.compile_inbound(workload))
+    }
+
+    /// The half of it that all workloads of one account have in common if their proxies log alike: what they may dial.
+    pub fn compile_outbound(&self, workload: &Workload) -> ProxyConfig {
+        compile::outbound(self, workload)
+    }
+
+    /// The other half: what others may send to it.
+    pub fn compile_inbound(&self, workload: &Workload) -> ProxyConfig {
+        compile::inbound(self, workload)
+    }
+
+    /// The places where a workload stands behind services, by name and number. Workloads of one account that stand
+    /// in the same places are sent the same.
+    pub fn places(&self, workload: &Workload) -> Vec<Place> {
+        let pod = (workload.namespace.clone(), workload.name.clone());
+        let backing = self.backing.get(&pod).into_iter().flatten();
+        let places = backing.filter_map(|backing| {
+            let service = &self.services.get(backing.service)?.service;
+            Some(Place {
+                service: (service.namespace.clone(), service.name.clone()),
+                port: service.ports.get(backing.port)?.port,
+                target_port: backing.target_port,
+                hostname: backing.hostname.clone(),
+            })
+        });
+        places.collect()
     }
 
     /// `account` within this mesh's trust domain.

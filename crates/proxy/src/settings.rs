@@ -198,7 +198,7 @@ impl Settings {
         if self.bootstrap.is_some() {
             return String::new();
         }
-        format!("service-cert:{}/{}", self.namespace, self.service_account)
+        "service-cert".to_owned()
     }
 
     /// The probes.

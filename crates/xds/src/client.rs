@@ -75,7 +75,8 @@ impl Kind {
         matches!(self, Kind::Cluster | Kind::Listener)
     }
 
-    fn index(self) -> usize {
+    /// Its place in [`Kind::ALL`].
+    pub(crate) fn index(self) -> usize {
         match self {
             Kind::Cluster => 0,
             Kind::Endpoints => 1,

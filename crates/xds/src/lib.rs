@@ -2,6 +2,8 @@
 
 pub mod certificate;
 pub mod client;
+mod encoder;
+pub mod planner;
 pub mod resources;
 pub mod server;
 pub mod target;

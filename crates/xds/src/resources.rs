@@ -71,42 +71,82 @@ pub fn snapshot(config: &ProxyConfig, trust: &TrustBundle) -> Snapshot {
     for kind in KINDS {
         snapshot.resources.insert(kind, BTreeMap::new());
     }
-    for cluster in config.clusters.values() {
-        snapshot.add(
-            CLUSTER,
-            &cluster.name,
-            build::any(&cluster::cluster(config, cluster)),
-        );
-        if let Some(endpoints) = cluster::endpoints(cluster) {
-            snapshot.add(ENDPOINTS, &cluster.name, build::any(&endpoints));
-        }
+    let mut add = |kind, name: &str, any| snapshot.add(kind, name, any);
+    for cluster in config.all_clusters() {
+        add_cluster(config, cluster, &mut add);
     }
     for table in config.routes.values() {
-        snapshot.add(ROUTES, &table.name, build::any(&route::table(table)));
+        add_table(table, &mut add);
     }
-    for listener in listener::listeners(config) {
-        snapshot.add(LISTENER, &listener.name, build::any(&listener));
+    for peers in config.all_trust() {
+        add_peers(config, peers, trust, &mut add);
     }
-    if let Some(authorizer) = config
-        .authorizer
-        .as_ref()
-        .filter(|_| config.inbound.is_some())
-    {
-        let cluster = authorizer::cluster(config, authorizer);
-        snapshot.add(CLUSTER, &cluster.name, build::any(&cluster));
+    if let Some(value) = &config.outbound {
+        add_outbound(config, value, &mut add);
+    }
+    add_inbound(config, trust, &mut add);
+    snapshot
+}
+
+/// Takes the resources that a value becomes: type, name, resource.
+pub(crate) type Add<'a> = dyn FnMut(&'static str, &str, Any) + 'a;
+
+/// A cluster and, if they are told by themselves, its endpoints.
+pub(crate) fn add_cluster(config: &ProxyConfig, value: &model::Cluster, add: &mut Add<'_>) {
+    let cluster = build::any(&cluster::cluster(config, value));
+    add(CLUSTER, &value.name, cluster);
+    if let Some(endpoints) = cluster::endpoints(value) {
+        add(ENDPOINTS, &value.name, build::any(&endpoints));
+    }
+}
+
+pub(crate) fn add_table(value: &model::RouteTable, add: &mut Add<'_>) {
+    add(ROUTES, &value.name, build::any(&route::table(value)));
+}
+
+pub(crate) fn add_peers(
+    config: &ProxyConfig,
+    value: &model::PeerTrust,
+    trust: &TrustBundle,
+    add: &mut Add<'_>,
+) {
+    let secret = secret::of_servers(config, value, trust);
+    add(SECRET, &secret.name, build::any(&secret));
+}
+
+pub(crate) fn add_outbound(config: &ProxyConfig, value: &model::Outbound, add: &mut Add<'_>) {
+    let mut listener = listener::outbound(config, value);
+    if config.told_to_log {
+        access_log::add(&mut listener);
+    }
+    add(LISTENER, &listener.name, build::any(&listener));
+}
+
+/// What concerns the proxy itself and its application, beside clusters and routes.
+pub(crate) fn add_inbound(config: &ProxyConfig, trust: &TrustBundle, add: &mut Add<'_>) {
+    if let Some(inbound) = &config.inbound {
+        let mut listener = listener::inbound(config, inbound);
+        if config.told_to_log {
+            access_log::add(&mut listener);
+        }
+        add(LISTENER, &listener.name, build::any(&listener));
+        let secret = secret::of_clients(inbound, trust);
+        add(SECRET, &secret.name, build::any(&secret));
+        if let Some(authorizer) = &config.authorizer {
+            let cluster = authorizer::cluster(config, authorizer);
+            add(CLUSTER, &cluster.name, build::any(&cluster));
+        }
     }
     if let Some(tracing) = &config.tracing {
         let cluster = tracing::cluster(config, tracing);
         snapshot.add(CLUSTER, &cluster.name, build::any(&cluster));
     }
     if config.scraped {
+        let listener = listener::prometheus();
+        add(LISTENER, &listener.name, build::any(&listener));
         let cluster = cluster::metrics();
-        snapshot.add(CLUSTER, &cluster.name, build::any(&cluster));
+        add(CLUSTER, &cluster.name, build::any(&cluster));
     }
-    for secret in secret::secrets(config, trust) {
-        snapshot.add(SECRET, &secret.name, build::any(&secret));
-    }
-    snapshot
 }
 
 // === impl Snapshot ===

@@ -190,7 +190,7 @@ fn through(
     let mut answers = BTreeSet::new();
     for cluster in clusters {
         assert!(cluster.weight > 0, "{cluster:?}");
-        match &config.clusters[&cluster.name].kind {
+        match &config.cluster(&cluster.name).unwrap().kind {
             ClusterKind::Dns { host, port } => {
                 answers.insert(Answer::Left(format!("{host}:{port}")));
             }
@@ -220,7 +220,7 @@ fn through(
                     let spiffe: std::sync::Arc<str> =
                         mesh.identity(&server.account).spiffe().into();
                     assert!(
-                        config.trust[trust].names.contains(&spiffe),
+                        config.peer_trust(trust).unwrap().names.contains(&spiffe),
                         "{spiffe} not trusted"
                     );
                     let client = config.identity.spiffe();

@@ -17,10 +17,10 @@ use crate::{
         Cluster, ClusterKind, Connect, Forward, Outbound, OutboundChain, OutboundMatch, Route,
         RouteAction, RouteMatch, RouteTable, UpstreamHttp, VirtualHost, WeightedCluster,
     },
+    identity::ServiceAccount,
     limits::ConnectionLimits,
     mesh::Mesh,
     policy::{EgressProtocol, EgressRule},
-    service::Workload,
 };
 
 /// A rule on one of its ports.
@@ -28,13 +28,13 @@ type Opening<'m> = (EgressProtocol, &'m EgressRule);
 
 pub(super) fn compile(
     mesh: &Mesh,
-    workload: &Workload,
+    account: &ServiceAccount,
     taken: &HashSet<(u16, IpNet)>,
     outbound: &mut Outbound,
     tables: &mut Tables,
 ) {
     let mut ports: BTreeMap<u16, Vec<Opening<'_>>> = BTreeMap::new();
-    for rule in mesh.egress_for.get(&workload.account).into_iter().flatten() {
+    for rule in mesh.egress_for.get(account).into_iter().flatten() {
         for port in &rule.ports {
             ports
                 .entry(port.number)

@@ -2,6 +2,7 @@
 
 mod choice;
 mod egress;
+mod everything;
 mod inbound;
 mod ingress;
 mod outbound;
@@ -12,7 +13,7 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub(crate) use outbound::OutboundParts;
+pub(crate) use everything::Everything;
 
 use crate::{
     config::{Cluster, PeerTrust, ProxyConfig, RouteTable},
@@ -20,23 +21,39 @@ use crate::{
     service::Workload,
 };
 
-/// What the proxy of `workload` has to do.
-pub(crate) fn compile(mesh: &Mesh, workload: &Workload) -> ProxyConfig {
-    let mut tables = Tables {
-        explained: mesh.settings.refusals_explained,
-        ..Tables::default()
-    };
-    let outbound = outbound::compile(mesh, workload, &mut tables);
+/// What the proxy of `workload` may dial: the same for all workloads of the account whose proxies log alike.
+pub(crate) fn outbound(mesh: &Mesh, workload: &Workload) -> ProxyConfig {
+    let mut tables = Tables::new(mesh);
+    let (outbound, common) = outbound::compile(mesh, &workload.account, &mut tables);
+    ProxyConfig {
+        outbound,
+        common,
+        ..half(mesh, workload, tables)
+    }
+}
+
+/// What others may send to the proxy of `workload`.
+pub(crate) fn inbound(mesh: &Mesh, workload: &Workload) -> ProxyConfig {
+    let mut tables = Tables::new(mesh);
     let inbound = inbound::compile(mesh, workload, &mut tables);
     ProxyConfig {
+        inbound,
+        scraped: workload.scraped,
+        ..half(mesh, workload, tables)
+    }
+}
+
+fn half(mesh: &Mesh, workload: &Workload, tables: Tables) -> ProxyConfig {
+    ProxyConfig {
         identity: mesh.identity(&workload.account),
+        told_to_log: workload.told_to_log,
         tls: mesh.settings.tls.clone(),
         authorizer: mesh.settings.authorizer.clone(),
         tracing: mesh.settings.tracing.clone(),
-        outbound,
-        inbound,
-        scraped: workload.scraped,
-        told_to_log: workload.told_to_log,
+        outbound: None,
+        inbound: None,
+        scraped: false,
+        common: None,
         routes: tables.routes,
         clusters: tables.clusters,
         trust: tables.trust,
@@ -54,6 +71,13 @@ struct Tables {
 }
 
 impl Tables {
+    fn new(mesh: &Mesh) -> Self {
+        Self {
+            explained: mesh.settings.refusals_explained,
+            ..Self::default()
+        }
+    }
+
     fn route(&mut self, mut table: RouteTable) -> Arc<str> {
         table.explained &= self.explained;
         let name = table.name.clone();

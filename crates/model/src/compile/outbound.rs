@@ -16,51 +16,86 @@ use super::{
 };
 use crate::{
     config::{
-        Cluster, ClusterKind, Connect, Forward, Outbound, OutboundChain, OutboundMatch, PeerTrust,
+        Cluster, ClusterKind, Common, Connect, Forward, Outbound, OutboundChain, OutboundMatch, PeerTrust,
         Route, RouteAction, RouteMatch, RouteTable, UpstreamHttp, VirtualHost, WeightedCluster,
     },
     identity::ServiceAccount,
     limits::{ConnectionLimits, RetryPolicy},
-    mesh::{Key, Mesh, ServiceEntry},
-    service::{Endpoint, Protocol, Service, ServicePort, Workload, fqdn, host_names},
+    mesh::{Key, Mesh, MeshSettings, ServiceEntry},
+    service::{Endpoint, Protocol, Service, ServicePort, fqdn, host_names},
 };
 
 /// Name of the cluster that leads wherever the application dialled.
 const PASSTHROUGH: &str = "passthrough-outbound";
 
-pub(super) fn compile(mesh: &Mesh, workload: &Workload, tables: &mut Tables) -> Option<Outbound> {
-    let granted;
-    let parts = if mesh.settings.permissive {
-        mesh.everything
-            .get_or_init(|| OutboundParts::new(mesh, &Reach::Everything))
-    } else {
-        let reach = Reach::of(mesh, &workload.account);
-        granted = OutboundParts::new(mesh, &reach);
-        &granted
-    };
-    let mut outbound = Outbound {
-        chains: parts.chains.clone(),
-        passthrough: mesh.settings.egress_passthrough,
-        server_first: parts.server_first.clone(),
-    };
-    for (port, hosts) in &parts.hosts {
-        let retries = mesh.retries_of.get(&workload.account);
-        tables.route(route_table(*port, hosts, &workload.namespace, retries));
+pub(super) fn compile(
+    mesh: &Mesh,
+    account: &ServiceAccount,
+    tables: &mut Tables,
+) -> (Option<Arc<Outbound>>, Option<Arc<Common>>) {
+    let settings = &mesh.settings;
+    let retries = mesh.retries_of.get(account);
+    if settings.permissive {
+        let everything = mesh.everything();
+        if retries.is_some() {
+            tables.routes_of(&everything.parts, account, retries);
+        } else {
+            for table in everything.tables(&account.namespace) {
+                tables.routes.insert(table.name.clone(), table);
+            }
+        }
+        let egress = !settings.egress_passthrough && mesh.egress_for.contains_key(account);
+        let outbound = if egress {
+            let mut outbound = (*everything.outbound).clone();
+            egress::compile(mesh, account, &everything.parts.taken, &mut outbound, tables);
+            Arc::new(outbound)
+        } else {
+            tables.passthrough(&everything.outbound);
+            everything.outbound.clone()
+        };
+        return (used(outbound), Some(everything.common.clone()));
     }
-    tables.clusters.extend(parts.clusters.clone());
-    tables.trust.extend(parts.trust.clone());
-    if outbound.passthrough {
-        tables.cluster(Arc::new(Cluster {
-            limits: ConnectionLimits::default(),
-            name: PASSTHROUGH.into(),
-            kind: ClusterKind::OriginalDestination,
-            http: UpstreamHttp::Opaque,
-        }));
-    } else {
-        egress::compile(mesh, workload, &parts.taken, &mut outbound, tables);
+    let mut parts = OutboundParts::new(mesh, &Reach::of(mesh, account));
+    tables.routes_of(&parts, account, retries);
+    let common = std::mem::take(&mut parts.common);
+    tables.clusters.extend(common.clusters);
+    tables.trust.extend(common.trust);
+    let mut outbound = parts.outbound(settings);
+    tables.passthrough(&outbound);
+    if !outbound.passthrough {
+        egress::compile(mesh, account, &parts.taken, &mut outbound, tables);
     }
+    (used(Arc::new(outbound)), None)
+}
+
+/// Nothing to dial: the port is not even open.
+fn used(outbound: Arc<Outbound>) -> Option<Arc<Outbound>> {
     let idle = outbound.chains.is_empty() && !outbound.passthrough;
     (!idle).then_some(outbound)
+}
+
+impl Tables {
+    fn routes_of(
+        &mut self,
+        parts: &OutboundParts,
+        account: &ServiceAccount,
+        retries: Option<&Retries>,
+    ) {
+        for (port, hosts) in &parts.hosts {
+            self.route(route_table(*port, hosts, &account.namespace, retries));
+        }
+    }
+
+    fn passthrough(&mut self, outbound: &Outbound) {
+        if outbound.passthrough {
+            self.cluster(Arc::new(Cluster {
+                limits: ConnectionLimits::default(),
+                name: PASSTHROUGH.into(),
+                kind: ClusterKind::OriginalDestination,
+                http: UpstreamHttp::Opaque,
+            }));
+        }
+    }
 }
 
 /// What a client's requests to services are tried again by.
@@ -131,10 +166,9 @@ fn table_name(port: u16) -> Arc<str> {
 /// Outbound configuration towards services, without what depends on the client's own namespace.
 #[derive(Debug, Default)]
 pub(crate) struct OutboundParts {
-    chains: Vec<Arc<OutboundChain>>,
-    hosts: BTreeMap<u16, Vec<Host>>,
-    clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
-    trust: BTreeMap<Arc<str>, Arc<PeerTrust>>,
+    pub(super) chains: Vec<Arc<OutboundChain>>,
+    pub(super) hosts: BTreeMap<u16, Vec<Host>>,
+    pub(super) common: Common,
     server_first: BTreeSet<u16>,
     /// Destinations that chains match already: the same match twice is an error to Envoy.
     taken: HashSet<(u16, IpNet)>,
@@ -142,12 +176,12 @@ pub(crate) struct OutboundParts {
 
 /// A virtual host in two forms: for clients of its namespace, which may use the bare name, and others.
 #[derive(Debug)]
-struct Host {
+pub(super) struct Host {
     service: Key,
     /// Of a single pod below a headless service.
     pod: bool,
-    near: Arc<VirtualHost>,
-    far: Arc<VirtualHost>,
+    pub(super) near: Arc<VirtualHost>,
+    pub(super) far: Arc<VirtualHost>,
 }
 
 impl OutboundParts {
@@ -175,6 +209,26 @@ impl OutboundParts {
             }
         }
         parts
+    }
+
+    /// The listener, without egress.
+    pub(super) fn outbound(&self, settings: &MeshSettings) -> Outbound {
+        Outbound {
+            chains: self.chains.clone(),
+            passthrough: settings.egress_passthrough,
+            server_first: self.server_first.clone(),
+        }
+    }
+
+    /// The tables for clients of this namespace.
+    pub(super) fn tables(&self, namespace: &str, explained: bool) -> Vec<Arc<RouteTable>> {
+        let tables = self.hosts.iter();
+        let tables = tables.map(|(port, hosts)| {
+            let mut table = route_table(*port, hosts, namespace, None);
+            table.explained &= explained;
+            Arc::new(table)
+        });
+        tables.collect()
     }
 
     fn add_targets<'m>(
@@ -211,7 +265,7 @@ impl OutboundParts {
             let mut built =
                 mesh_cluster(cluster, service.fqdn(), &trust, port.protocol, &endpoints);
             built.limits = limits.clone();
-            self.clusters.insert(cluster.clone(), Arc::new(built));
+            self.common.clusters.insert(cluster.clone(), Arc::new(built));
             let target = Target {
                 cluster: cluster.clone(),
                 endpoints,
@@ -225,7 +279,7 @@ impl OutboundParts {
                 name: trust.clone(),
                 names,
             };
-            self.trust.insert(trust, Arc::new(value));
+            self.common.trust.insert(trust, Arc::new(value));
         }
     }
 
@@ -288,7 +342,7 @@ impl OutboundParts {
         let server_name = fqdn(name, &service.namespace);
         let mut built = mesh_cluster(&cluster, server_name, &trust, port.protocol, endpoints);
         built.limits = limits.clone();
-        self.clusters.insert(cluster.clone(), Arc::new(built));
+        self.common.clusters.insert(cluster.clone(), Arc::new(built));
         cluster
     }
 

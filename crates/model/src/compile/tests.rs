@@ -67,7 +67,7 @@ fn assert_sound(config: &ProxyConfig) {
             assert!(!clusters.is_empty());
             clusters
                 .iter()
-                .for_each(|c| assert!(config.clusters.contains_key(&c.name)));
+                .for_each(|c| assert!(config.cluster(&c.name).is_some()));
         }
     };
     let mut matches = BTreeSet::new();
@@ -95,17 +95,17 @@ fn assert_sound(config: &ProxyConfig) {
                 if let RouteAction::Forward(clusters) = &route.action {
                     clusters
                         .iter()
-                        .for_each(|c| assert!(config.clusters.contains_key(&c.name)));
+                        .for_each(|c| assert!(config.cluster(&c.name).is_some()));
                 }
             }
         }
     }
-    for cluster in config.clusters.values() {
+    for cluster in config.all_clusters() {
         if let ClusterKind::Mesh {
             trust, endpoints, ..
         } = &cluster.kind
         {
-            let peers = &config.trust[trust];
+            let peers = config.peer_trust(trust).unwrap();
             assert!(
                 endpoints.is_empty() || !peers.names.is_empty(),
                 "{} trusts nobody",
@@ -126,7 +126,10 @@ fn permissive_mode_at_a_thousand_services_is_shared_not_quadratic() {
     for workload in &workloads[1..] {
         let other = mesh.compile(workload);
         let name = "ns0/service0|8080";
-        assert!(Arc::ptr_eq(&first.clusters[name], &other.clusters[name]));
+        assert!(Arc::ptr_eq(
+            first.cluster(name).unwrap(),
+            other.cluster(name).unwrap()
+        ));
     }
     // Generous: this is no benchmark, it catches a square (which takes seconds).
     let each = start.elapsed() / 20;
@@ -186,7 +189,9 @@ fn two_ports_with_one_target_share_a_cluster_only_if_they_are_alike() {
         let mesh = Mesh::new(parts);
         let config = mesh.compile(mesh.workload("pod0-0").unwrap());
         assert_sound(&config);
-        let names: Vec<&str> = config.clusters.keys().map(AsRef::as_ref).collect();
+        let clusters = config.all_clusters();
+        let names: BTreeSet<&str> = clusters.map(|cluster| &*cluster.name).collect();
+        let names: Vec<&str> = names.into_iter().collect();
         assert_eq!(names, expected, "{protocol:?}");
     }
 }

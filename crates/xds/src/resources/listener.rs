@@ -47,19 +47,7 @@ const METRICS_PATH: &str = "/stats/prometheus";
 /// How long to wait for the client's first bytes, where they matter, before taking the connection for opaque.
 const INSPECTION_MILLISECONDS: i32 = 200;
 
-/// Those of its listeners that have anything to do.
-pub(super) fn listeners(config: &ProxyConfig) -> Vec<Listener> {
-    let mut outbound = (config.outbound.as_ref()).map(|value| outbound(config, value));
-    let mut inbound = (config.inbound.as_ref()).map(|value| inbound(config, value));
-    let metrics = config.scraped.then(prometheus);
-    if config.told_to_log {
-        let both = outbound.iter_mut().chain(&mut inbound);
-        both.for_each(access_log::add);
-    }
-    outbound.into_iter().chain(inbound).chain(metrics).collect()
-}
-
-fn outbound(config: &ProxyConfig, value: &Outbound) -> Listener {
+pub(super) fn outbound(config: &ProxyConfig, value: &Outbound) -> Listener {
     let passthrough = value.passthrough.then(|| {
         let name = "passthrough-outbound";
         FilterChain {
@@ -127,7 +115,7 @@ fn outbound_chain(config: &ProxyConfig, value: &OutboundChain) -> FilterChain {
     }
 }
 
-fn inbound(config: &ProxyConfig, value: &Inbound) -> Listener {
+pub(super) fn inbound(config: &ProxyConfig, value: &Inbound) -> Listener {
     let chains = value.chains.iter();
     let chains = chains.map(|chain| inbound_chain(config, &value.trust, chain));
     let ingress = value.ingress.iter();
@@ -199,7 +187,7 @@ fn ingress_chain(config: &ProxyConfig, trust: &str, value: &IngressChain) -> Fil
 }
 
 /// Serves the proxy's metrics and nothing else of its administration interface.
-fn prometheus() -> Listener {
+pub(super) fn prometheus() -> Listener {
     let route = Route {
         name: "metrics".to_owned(),
         r#match: Some(RouteMatch {

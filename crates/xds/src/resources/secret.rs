@@ -1,4 +1,5 @@
-//! Validation contexts: which certificates are accepted from peers.
+//! Validation contexts: which certificates are accepted from peers. A proxy's own certificate is not among them: it has
+//! the key itself.
 
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, Secret, SubjectAltNameMatcher, secret, subject_alt_name_matcher,
@@ -7,18 +8,19 @@ use model::ProxyConfig;
 
 use super::{TrustBundle, build};
 
-/// All validation contexts of a proxy. Its own certificate is not among them: it has the key itself.
-pub(super) fn secrets(config: &ProxyConfig, trust: &TrustBundle) -> Vec<Secret> {
-    let servers = config.trust.values().map(|peers| {
-        let names = peers.names.iter().map(|name| uri(name)).collect();
-        validation(&peers.name, servers_named(config, names), trust)
-    });
-    // Any identity of the mesh may knock; who is let in is decided by RBAC.
-    let clients = config
-        .inbound
-        .iter()
-        .map(|inbound| validation(&inbound.trust, Vec::new(), trust));
-    servers.chain(clients).collect()
+/// For servers: one of these names must be proved.
+pub(super) fn of_servers(
+    config: &ProxyConfig,
+    peers: &model::PeerTrust,
+    trust: &TrustBundle,
+) -> Secret {
+    let names = peers.names.iter().map(|name| uri(name)).collect();
+    validation(&peers.name, servers_named(config, names), trust)
+}
+
+/// For clients: any identity of the mesh may knock; who is let in is decided by RBAC.
+pub(super) fn of_clients(inbound: &model::Inbound, trust: &TrustBundle) -> Secret {
+    validation(&inbound.trust, Vec::new(), trust)
 }
 
 /// No name would mean any name to Envoy: a name that no certificate carries means none.
