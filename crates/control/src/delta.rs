@@ -56,9 +56,7 @@ impl Discovery {
         let body = request.into_body();
         let requests = Streaming::new_request(decoder, body, None, Some(REQUEST_BOUND));
         let incoming: Incoming = requests
-            .map(|message| {
-                message.map(|mut message| (message.node.take(), Request::from(message)))
-            })
+            .map(|message| message.map(|mut message| (message.node.take(), Request::from(message))))
             .boxed();
         let responses = self.ads.open(Mode::Delta, peer, incoming)?;
         let body = Responses {
@@ -68,7 +66,9 @@ impl Discovery {
         };
         let mut answer = http::Response::new(Body::new(body));
         let grpc = http::HeaderValue::from_static("application/grpc");
-        answer.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+        answer
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, grpc);
         Ok(answer)
     }
 }
@@ -142,7 +142,9 @@ impl http_body::Body for Responses {
             self.ended = true;
             let mut trailers = http::HeaderMap::new();
             return Poll::Ready(Some(
-                status.add_header(&mut trailers).map(|()| Frame::trailers(trailers)),
+                status
+                    .add_header(&mut trailers)
+                    .map(|()| Frame::trailers(trailers)),
             ));
         }
     }

@@ -152,11 +152,7 @@ impl Nacks {
 
 /// The objects behind what a proxy refused: those its words name, else those from which the fields came that its
 /// words lead to. `settings` is the MeshConfig, from which TLS parameters and the authorizer come.
-pub(crate) fn subjects(
-    message: &str,
-    resources: &Layers,
-    settings: &Key,
-) -> BTreeSet<Subject> {
+pub(crate) fn subjects(message: &str, resources: &Layers, settings: &Key) -> BTreeSet<Subject> {
     const OF_SETTINGS: [&str; 5] = ["tls_params", "cipher", "ecdh", "curve", "ext_authz"];
     let lower = message.to_ascii_lowercase();
     if OF_SETTINGS.iter().any(|word| lower.contains(word)) {

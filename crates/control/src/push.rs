@@ -93,8 +93,8 @@ impl Push {
             let Some(workload) = world.mesh.workload(&member.uuid) else {
                 continue;
             };
-            let target = (workload.account == member.account)
-                .then(|| planner.target(&world.mesh, workload));
+            let target =
+                (workload.account == member.account).then(|| planner.target(&world.mesh, workload));
             member.targets.send_if_modified(|known| {
                 let same = match (&*known, &target) {
                     (Some(known), Some(target)) => known.is(target),
@@ -121,7 +121,8 @@ impl Push {
             joined,
         } = &mut *state;
         let known = world.as_ref();
-        let known = known.and_then(|world| Some((world, world.mesh.workload(&workload.proxy_uuid)?)));
+        let known =
+            known.and_then(|world| Some((world, world.mesh.workload(&workload.proxy_uuid)?)));
         let known = known.filter(|(_, known)| known.account == workload.account);
         let target = known.map(|(world, workload)| planner.target(&world.mesh, workload));
         let (sender, targets) = watch::channel(target);

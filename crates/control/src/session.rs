@@ -52,8 +52,7 @@ impl Session {
         uuid: String,
     ) -> Result<Self, Status> {
         let mut worlds = Worlds::new(shared.push.worlds()).with_patience_of(&shared.worlds);
-        let Some((_, workload)) = worlds.wait_for(|world| world.mesh.workload(&uuid)).await
-        else {
+        let Some((_, workload)) = worlds.wait_for(|world| world.mesh.workload(&uuid)).await else {
             let message = format!(
                 "no pod of the mesh has the label {}={uuid}",
                 api::labels::PROXY_UUID

@@ -222,7 +222,10 @@ fn egr_14_server_first_ports_are_not_inspected() {
     world.egress("curl/e", policy(&[], 3306, "tcp-server-first", json!({})));
     let mesh = world.mesh();
     let config = mesh.compile(mesh.workload("curl").unwrap());
-    assert_eq!(config.outbound.as_ref().unwrap().server_first, [3306].into());
+    assert_eq!(
+        config.outbound.as_ref().unwrap().server_first,
+        [3306].into()
+    );
 }
 
 #[test]

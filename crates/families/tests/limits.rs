@@ -39,7 +39,9 @@ fn open() -> World {
 }
 
 fn limits(world: &World) -> ConnectionLimits {
-    config(world, "client1").cluster("shop/web|8080").unwrap()
+    config(world, "client1")
+        .cluster("shop/web|8080")
+        .unwrap()
         .limits
         .clone()
 }
@@ -120,7 +122,10 @@ fn egr_17_an_egress_takes_the_limits_it_refers_to() {
         }),
     );
     let config = config(&world, "client1");
-    assert_eq!(config.cluster("out.test:80").unwrap().limits.connections, Some(1));
+    assert_eq!(
+        config.cluster("out.test:80").unwrap().limits.connections,
+        Some(1)
+    );
 }
 
 #[test]
@@ -486,7 +491,9 @@ fn rl_09_to_15_requests_are_described_to_the_service() {
     );
     assert_eq!(quota.service.timeout, Duration::from_secs(1));
     assert!(!chain.limits_requests, "nothing is counted here");
-    let cluster = config.cluster("rls.rls-test.svc.cluster.local|8081").unwrap();
+    let cluster = config
+        .cluster("rls.rls-test.svc.cluster.local|8081")
+        .unwrap();
     assert_eq!(cluster.http, UpstreamHttp::Http2);
 }
 

@@ -17,6 +17,8 @@ const START: Duration = Duration::from_secs(60);
 /// How long memory must stay the same to be taken as settled, and how often that is tried.
 const STILL: Duration = Duration::from_millis(500);
 const SETTLE: u32 = 20;
+/// Linux' clock tick of `/proc/PID/stat`.
+const TICK: Duration = Duration::from_millis(10);
 
 /// A running controller, ended when dropped.
 pub struct Controller {
@@ -154,17 +156,14 @@ impl Controller {
         Ok(value.context("VmHWM")?.parse()?)
     }
 
-    /// Time it spent on its processor.
+    /// Time it spent on its processor, ended threads included.
     pub fn processor_time(&self) -> anyhow::Result<Duration> {
-        let mut nanoseconds = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
-                continue; // The thread ended meanwhile.
-            };
-            let first = text.split_whitespace().next().unwrap_or_default();
-            nanoseconds += first.parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name may hold anything; after it come the state and twelve numbers before these two.
+        let (_, rest) = text.rsplit_once(')').context("stat")?;
+        let times = rest.split_whitespace().skip(11).take(2);
+        let ticks: Result<Vec<u64>, _> = times.map(str::parse).collect();
+        Ok(TICK * u32::try_from(ticks?.iter().sum::<u64>())?)
     }
 }
 

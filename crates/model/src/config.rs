@@ -347,7 +347,10 @@ impl ProxyConfig {
 
     /// All clusters.
     pub fn all_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        let common = self.common.iter().flat_map(|common| common.clusters.values());
+        let common = self
+            .common
+            .iter()
+            .flat_map(|common| common.clusters.values());
         self.clusters.values().chain(common)
     }
 

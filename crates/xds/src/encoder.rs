@@ -100,8 +100,10 @@ impl Encoder {
 
     /// Lets go of what only the encoder holds any more.
     pub(crate) fn sweep(&mut self) {
-        self.tables.retain(|_, (value, _)| Arc::strong_count(value) > 1);
-        self.outbounds.retain(|_, (value, _)| Arc::strong_count(value) > 1);
+        self.tables
+            .retain(|_, (value, _)| Arc::strong_count(value) > 1);
+        self.outbounds
+            .retain(|_, (value, _)| Arc::strong_count(value) > 1);
         if self.items.len() > self.swept + SWEEP {
             self.items.retain(|_, item| item.strong_count() > 0);
             self.swept = self.items.len();
@@ -112,7 +114,10 @@ impl Encoder {
     pub(crate) fn part(&mut self, config: &ProxyConfig) -> Part {
         self.set_settings(config);
         let shared = config.common.is_some();
-        let common = config.common.as_ref().map(|common| self.everybody(config, common));
+        let common = config
+            .common
+            .as_ref()
+            .map(|common| self.everybody(config, common));
         let mut found = Vec::new();
         let trust = self.trust.clone();
         for cluster in config.clusters.values() {
@@ -135,7 +140,11 @@ impl Encoder {
             items.extend(made);
         }
         if let Some(outbound) = &config.outbound {
-            let known = if shared { Some(&mut self.outbounds) } else { None };
+            let known = if shared {
+                Some(&mut self.outbounds)
+            } else {
+                None
+            };
             let made = memo(known, &mut self.items, outbound, |add| {
                 resources::add_outbound(config, outbound, add);
             });
@@ -178,9 +187,14 @@ impl Encoder {
         };
         for cluster in common.clusters.values() {
             carry(&mut former.clusters, &mut next.clusters, cluster);
-            take(memo(Some(&mut next.clusters), &mut self.items, cluster, |add| {
-                resources::add_cluster(config, cluster, add);
-            }));
+            take(memo(
+                Some(&mut next.clusters),
+                &mut self.items,
+                cluster,
+                |add| {
+                    resources::add_cluster(config, cluster, add);
+                },
+            ));
         }
         let trust = &self.trust;
         for peers in common.trust.values() {
@@ -235,7 +249,9 @@ fn memo<T>(
 
 type Found = Vec<(Kind, String, Resource)>;
 
-fn into(found: &mut Found) -> impl FnMut(&'static str, &str, envoy_types::pb::google::protobuf::Any) {
+fn into(
+    found: &mut Found,
+) -> impl FnMut(&'static str, &str, envoy_types::pb::google::protobuf::Any) {
     |type_url, name, any| {
         if let Some(kind) = Kind::of(type_url) {
             found.push((kind, name.to_owned(), Resource::new(any)));

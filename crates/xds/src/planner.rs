@@ -125,7 +125,10 @@ fn join(outbound: &Part, inbound: &Part) -> Target {
     }
     let mut own = own.into_iter();
     Target::new(Kind::ALL.map(|kind| {
-        let common = outbound.common.as_ref().and_then(|sets| sets.get(kind.index()));
+        let common = outbound
+            .common
+            .as_ref()
+            .and_then(|sets| sets.get(kind.index()));
         let own = own.next().unwrap_or_default();
         let own = if own.is_empty() {
             Set::nothing()

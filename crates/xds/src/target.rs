@@ -220,7 +220,11 @@ impl Set {
 impl Layers {
     /// What is in `own`, and of `common` what `own` does not have otherwise.
     pub fn new(common: Arc<Set>, own: Arc<Set>) -> Self {
-        if own.items.iter().any(|item| common.get(&item.name).is_some()) {
+        if own
+            .items
+            .iter()
+            .any(|item| common.get(&item.name).is_some())
+        {
             let both = common.items.iter().chain(&own.items).cloned().collect();
             return Self::new(Set::nothing(), Arc::new(Set::new(both)));
         }
@@ -254,7 +258,10 @@ impl Layers {
 
     /// Equal for equal resources that are shared alike.
     pub(crate) fn version(&self) -> String {
-        format!("{:016x}", self.common.version ^ self.own.version.rotate_left(1))
+        format!(
+            "{:016x}",
+            self.common.version ^ self.own.version.rotate_left(1)
+        )
     }
 }
 

@@ -249,7 +249,9 @@ fn from_the_mesh_before_is_as_from_nothing() {
             permissive: seed % 2 == 0,
             passthrough: false,
             minimum_tls: "TLSv1_2",
-            services: (0..SERVICES).map(|number| (number, (0, 0, 0, false))).collect(),
+            services: (0..SERVICES)
+                .map(|number| (number, (0, 0, 0, false)))
+                .collect(),
             grants: BTreeSet::new(),
             splits: BTreeSet::new(),
             egress: BTreeSet::new(),

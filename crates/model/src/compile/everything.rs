@@ -68,7 +68,10 @@ impl Everything {
         let former = self.former.get(namespace).map(Vec::as_slice);
         for table in &mut tables {
             let former = former.unwrap_or_default().iter();
-            keep(table, former.into_iter().find(|former| former.name == table.name));
+            keep(
+                table,
+                former.into_iter().find(|former| former.name == table.name),
+            );
         }
         known.insert(namespace.clone(), tables.clone());
         tables

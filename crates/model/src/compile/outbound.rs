@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     config::{
-        Cluster, ClusterKind, Common, Connect, Forward, Outbound, OutboundChain, OutboundMatch, PeerTrust,
-        Route, RouteAction, RouteMatch, RouteTable, UpstreamHttp, VirtualHost, WeightedCluster,
+        Cluster, ClusterKind, Common, Connect, Forward, Outbound, OutboundChain, OutboundMatch,
+        PeerTrust, Route, RouteAction, RouteMatch, RouteTable, UpstreamHttp, VirtualHost,
+        WeightedCluster,
     },
     identity::ServiceAccount,
     limits::{ConnectionLimits, RetryPolicy},
@@ -47,7 +48,13 @@ pub(super) fn compile(
         let egress = !settings.egress_passthrough && mesh.egress_for.contains_key(account);
         let outbound = if egress {
             let mut outbound = (*everything.outbound).clone();
-            egress::compile(mesh, account, &everything.parts.taken, &mut outbound, tables);
+            egress::compile(
+                mesh,
+                account,
+                &everything.parts.taken,
+                &mut outbound,
+                tables,
+            );
             Arc::new(outbound)
         } else {
             tables.passthrough(&everything.outbound);
@@ -265,7 +272,9 @@ impl OutboundParts {
             let mut built =
                 mesh_cluster(cluster, service.fqdn(), &trust, port.protocol, &endpoints);
             built.limits = limits.clone();
-            self.common.clusters.insert(cluster.clone(), Arc::new(built));
+            self.common
+                .clusters
+                .insert(cluster.clone(), Arc::new(built));
             let target = Target {
                 cluster: cluster.clone(),
                 endpoints,
@@ -342,7 +351,9 @@ impl OutboundParts {
         let server_name = fqdn(name, &service.namespace);
         let mut built = mesh_cluster(&cluster, server_name, &trust, port.protocol, endpoints);
         built.limits = limits.clone();
-        self.common.clusters.insert(cluster.clone(), Arc::new(built));
+        self.common
+            .clusters
+            .insert(cluster.clone(), Arc::new(built));
         cluster
     }
 

@@ -80,7 +80,10 @@ impl Sent {
 
     pub(super) fn is_empty(&self) -> bool {
         self.beside.values().all(Option::is_none)
-            && self.base.iter().all(|item| self.beside.contains_key(item.name()))
+            && self
+                .base
+                .iter()
+                .all(|item| self.beside.contains_key(item.name()))
     }
 
     /// Whether every resource of `target` was sent, in whatever version.
@@ -89,9 +92,8 @@ impl Sent {
             (target.common(), self.base.common()),
             (target.own(), self.base.own()),
         ];
-        let known = |(set, base): &(&Arc<Set>, &Arc<Set>)| {
-            self.beside.is_empty() && Arc::ptr_eq(set, base)
-        };
+        let known =
+            |(set, base): &(&Arc<Set>, &Arc<Set>)| self.beside.is_empty() && Arc::ptr_eq(set, base);
         let mut unknown = layers.iter().filter(|pair| !known(pair));
         unknown.all(|(set, _)| set.items().iter().all(|item| self.has(item.name())))
     }

@@ -177,7 +177,9 @@ impl Stream {
     #[cfg(test)]
     pub(super) fn differences(&self) -> usize {
         let kinds = self.kinds.values();
-        kinds.map(|state| state.sent.differences() + state.subscription.differences()).sum()
+        kinds
+            .map(|state| state.sent.differences() + state.subscription.differences())
+            .sum()
     }
 
     // --- answers to requests
@@ -245,7 +247,11 @@ impl Stream {
         if first || change.wildcard_on {
             load.extend(state.sent.owed(target, &state.subscription));
             let gone = state.sent.gone(target);
-            removed.extend(gone.into_iter().filter(|name| !removed.contains(name)).collect::<Vec<_>>());
+            removed.extend(
+                gone.into_iter()
+                    .filter(|name| !removed.contains(name))
+                    .collect::<Vec<_>>(),
+            );
         }
         let owed = first && state.subscription.is_wildcard() && state.sent.is_empty();
         (owed || !load.is_empty() || !removed.is_empty())

@@ -61,10 +61,7 @@ fn nack(response: &Response, names: &[&str]) -> Request {
 }
 
 fn names(response: &Response) -> Vec<&str> {
-    response
-        .items()
-        .map(|item| item.name())
-        .collect()
+    response.items().map(|item| item.name()).collect()
 }
 
 /// A stream with a clock that the test moves.
@@ -667,12 +664,21 @@ fn what_many_have_in_common_is_sent_as_one_and_leaves_nothing_behind() {
 
     let first = layered(&world("1", "own"), &mut known);
     let clusters = harness.update(first.clone()).remove(0);
-    assert_eq!((clusters.items().count(), clusters.resources.len()), (51, 1));
+    assert_eq!(
+        (clusters.items().count(), clusters.resources.len()),
+        (51, 1)
+    );
     harness.send(ack(&clusters, &[]));
-    let missing = shared.iter().map(String::as_str).filter(|name| *name != "s03");
+    let missing = shared
+        .iter()
+        .map(String::as_str)
+        .filter(|name| *name != "s03");
     let asked: Vec<&str> = missing.chain(["own"]).collect();
     let endpoints = harness.one(ask(Kind::Endpoints, &asked));
-    assert_eq!((endpoints.items().count(), endpoints.resources.len()), (51, 1));
+    assert_eq!(
+        (endpoints.items().count(), endpoints.resources.len()),
+        (51, 1)
+    );
     harness.send(ack(&endpoints, &[]));
 
     let second = layered(&world("2", "own"), &mut known);
@@ -691,7 +697,10 @@ fn the_encoded_response_is_the_response() {
     use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
     use prost::Message;
     let all: Vec<String> = (0..20).map(|number| format!("s{number}")).collect();
-    let entries: Vec<_> = all.iter().map(|name| (Kind::Cluster, name.as_str(), "1")).collect();
+    let entries: Vec<_> = all
+        .iter()
+        .map(|name| (Kind::Cluster, name.as_str(), "1"))
+        .collect();
     let target = layered(&snapshot(&entries), &mut BTreeMap::new());
     let response = Response {
         kind: Kind::Cluster,
