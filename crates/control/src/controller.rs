@@ -32,9 +32,10 @@ use crate::{CommonArgs, ControllerArgs, admission, delta, events, gateway, statu
 /// Connections to the discovery port: two per proxy while it renews its certificate.
 const CONNECTION_BOUND: usize = 40_000;
 
-/// Keep-alive of idle streams: a proxy that vanished without a word is noticed in 40 s.
+/// Keep-alive of idle streams: a proxy that vanished without a word is noticed in a minute; one that shares a processor
+/// with thousands may take its time.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Streams of one connection; a proxy needs one for discovery and now and then one for a certificate.
 const STREAMS_PER_CONNECTION: u32 = 16;

@@ -17,6 +17,8 @@ use crate::world::{World, Worlds};
 pub(crate) struct Push {
     state: Mutex<State>,
     planned: watch::Sender<Option<Arc<World>>>,
+    /// One joins at a time: a storm of proxies waits here and not in a thread each.
+    pub(crate) gate: tokio::sync::Mutex<()>,
 }
 
 struct State {
@@ -52,6 +54,7 @@ impl Push {
                 joined: 0,
             }),
             planned: watch::Sender::new(None),
+            gate: tokio::sync::Mutex::new(()),
         })
     }
 

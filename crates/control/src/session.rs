@@ -62,11 +62,13 @@ impl Session {
         check_account(&workload, &identity)?;
         let pod = (workload.namespace.clone(), workload.name.clone());
         let push = shared.push.clone();
+        let gate = shared.push.gate.lock().await;
         let joining = tokio::task::spawn_blocking(move || push.join(&workload));
         let mut membership = joining.await.map_err(|error| {
             tracing::error!(%error, "planning a configuration");
             Status::internal("the configuration could not be made")
         })?;
+        drop(gate);
         let target = membership.targets.borrow_and_update().clone();
         let target = target.ok_or_else(|| Status::unavailable("the pod is changing"))?;
         let stream = Stream::new(mode, target);
@@ -164,7 +166,7 @@ impl Session {
     async fn refresh(&mut self) -> Result<Vec<Response>, Status> {
         let much = |target: &Target| target.of(Kind::Cluster).common().items().len() > MUCH;
         let new = self.membership.targets.borrow().as_ref().is_some_and(much);
-        if new && !self.is_told_much() && self.turn.is_none() {
+        if new != self.is_told_much() && self.turn.is_none() {
             self.take_turn().await?;
         }
         let target = self.membership.targets.borrow_and_update().clone();

@@ -139,7 +139,7 @@ pub(crate) fn add_inbound(config: &ProxyConfig, trust: &TrustBundle, add: &mut A
     }
     if let Some(tracing) = &config.tracing {
         let cluster = tracing::cluster(config, tracing);
-        snapshot.add(CLUSTER, &cluster.name, build::any(&cluster));
+        add(CLUSTER, &cluster.name, build::any(&cluster));
     }
     if config.scraped {
         let listener = listener::prometheus();
