@@ -27,6 +27,8 @@ pub(crate) struct Encoder {
     everybody: Everybody,
     tables: Memo<RouteTable>,
     outbounds: Memo<Outbound>,
+    /// Those of proxies that are told to log.
+    logged: Memo<Outbound>,
 }
 
 /// What is written into many resources.
@@ -95,6 +97,7 @@ impl Encoder {
             everybody: Everybody::default(),
             tables: Memo::new(),
             outbounds: Memo::new(),
+            logged: Memo::new(),
         }
     }
 
@@ -103,6 +106,8 @@ impl Encoder {
         self.tables
             .retain(|_, (value, _)| Arc::strong_count(value) > 1);
         self.outbounds
+            .retain(|_, (value, _)| Arc::strong_count(value) > 1);
+        self.logged
             .retain(|_, (value, _)| Arc::strong_count(value) > 1);
         if self.items.len() > self.swept + SWEEP {
             self.items.retain(|_, item| item.strong_count() > 0);
@@ -140,10 +145,10 @@ impl Encoder {
             items.extend(made);
         }
         if let Some(outbound) = &config.outbound {
-            let known = if shared {
-                Some(&mut self.outbounds)
-            } else {
-                None
+            let known = match (shared, config.told_to_log) {
+                (true, false) => Some(&mut self.outbounds),
+                (true, true) => Some(&mut self.logged),
+                (false, _) => None,
             };
             let made = memo(known, &mut self.items, outbound, |add| {
                 resources::add_outbound(config, outbound, add);
@@ -166,6 +171,7 @@ impl Encoder {
             self.everybody = Everybody::default();
             self.tables.clear();
             self.outbounds.clear();
+            self.logged.clear();
         }
     }
 

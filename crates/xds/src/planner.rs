@@ -18,7 +18,7 @@ use crate::target::{Item, Layers, Set, Target};
 #[derive(Debug)]
 pub struct Planner {
     encoder: Encoder,
-    outbound: Generations<ServiceAccount, Arc<Part>>,
+    outbound: Generations<(ServiceAccount, bool), Arc<Part>>,
     inbound: Generations<InboundKey, Arc<Part>>,
     targets: Generations<(usize, usize), Joined>,
 }
@@ -29,6 +29,7 @@ struct InboundKey {
     account: ServiceAccount,
     places: Vec<Place>,
     scraped: bool,
+    told_to_log: bool,
 }
 
 /// A target and the halves it was made of, which are held so that their addresses stay theirs.
@@ -68,7 +69,7 @@ impl Planner {
 
     /// What the proxy of `workload` is to be told; between two turns always of the same mesh.
     pub fn target(&mut self, mesh: &Mesh, workload: &Workload) -> Target {
-        let outbound = self.outbound_part(mesh, &workload.account);
+        let outbound = self.outbound_part(mesh, workload);
         let inbound = self.inbound_part(mesh, workload);
         let key = (Arc::as_ptr(&outbound).addr(), Arc::as_ptr(&inbound).addr());
         let join = |former: Option<&Joined>| {
@@ -87,10 +88,11 @@ impl Planner {
         self.targets.former = HashMap::new();
     }
 
-    fn outbound_part(&mut self, mesh: &Mesh, account: &ServiceAccount) -> Arc<Part> {
+    fn outbound_part(&mut self, mesh: &Mesh, workload: &Workload) -> Arc<Part> {
+        let key = (workload.account.clone(), workload.told_to_log);
         let encoder = &mut self.encoder;
-        self.outbound.get(account.clone(), |former| {
-            let part = encoder.part(&mesh.compile_outbound(account));
+        self.outbound.get(key, |former| {
+            let part = encoder.part(&mesh.compile_outbound(workload));
             keep(part, former)
         })
     }
@@ -100,6 +102,7 @@ impl Planner {
             account: workload.account.clone(),
             places: mesh.places(workload),
             scraped: workload.scraped,
+            told_to_log: workload.told_to_log,
         };
         let encoder = &mut self.encoder;
         self.inbound.get(key, |former| {

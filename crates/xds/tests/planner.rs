@@ -54,6 +54,7 @@ struct Cluster {
     egress: BTreeSet<(u64, u16)>,
     retries: BTreeSet<(u64, u64)>,
     scraped: u64,
+    logging: u64,
 }
 
 impl Cluster {
@@ -70,7 +71,8 @@ impl Cluster {
                 self.minimum_tls = ["TLSv1_2", "TLSv1_3"][random.below(2) as usize];
             }
             3 => drop(self.services.remove(&one)),
-            4 => self.scraped = random.below(1 << PODS),
+            4 if random.one_in(2) => self.scraped = random.below(1 << PODS),
+            4 => self.logging = random.below(1 << PODS),
             5..=7 => toggle(&mut self.grants, (one, other, random.one_in(2))),
             8 => toggle(&mut self.splits, (one, other, third)),
             9 => toggle(&mut self.egress, (one, 80 + random.below(2) as u16)),
@@ -197,6 +199,7 @@ impl Cluster {
                 account: account(runs_as),
                 ips: vec![ip],
                 scraped: self.scraped & (1 << pod) != 0,
+                told_to_log: self.logging & (1 << pod) != 0,
             });
         }
         let protocol = [Protocol::Http, Protocol::Tcp, Protocol::Grpc]
@@ -257,6 +260,7 @@ fn from_the_mesh_before_is_as_from_nothing() {
             egress: BTreeSet::new(),
             retries: BTreeSet::new(),
             scraped: 0,
+            logging: 0,
         };
         let mut planner = Planner::new(trust.clone());
         let mut mesh = cluster.mesh();
@@ -268,10 +272,19 @@ fn from_the_mesh_before_is_as_from_nothing() {
                 let made = planner.target(&mesh, workload);
                 let expected = Target::from(&snapshot(&nothing.compile(workload), &trust));
                 let name = &workload.name;
-                assert!(
-                    contents(&made) == contents(&expected),
-                    "seed {seed} step {step}: {name}"
-                );
+                for (made, expected) in contents(&made).iter().zip(contents(&expected)) {
+                    let names = |all: &BTreeMap<String, Vec<u8>>| all.keys().cloned().collect();
+                    let (ours, theirs): (Vec<String>, Vec<String>) =
+                        (names(made), names(&expected));
+                    assert_eq!(ours, theirs, "seed {seed} step {step}: {name}");
+                    let differ = |(name, _): &(&String, &Vec<u8>)| made[*name] != expected[*name];
+                    let differing: Vec<_> =
+                        made.iter().filter(differ).map(|(name, _)| name).collect();
+                    assert!(
+                        differing.is_empty(),
+                        "seed {seed} step {step}: {name}: {differing:?}"
+                    );
+                }
                 compared += 1;
                 let former = before.insert(workload.proxy_uuid.clone(), made.clone());
                 kept += u32::from(former.is_some_and(|former| former.is(&made)));

@@ -32,7 +32,7 @@ use model::{
     ProxyConfig, WeightedCluster,
 };
 
-use super::{access_log, build, chain, cluster};
+use super::{build, chain, cluster};
 
 const OUTBOUND_PORT: u16 = 15001;
 const INBOUND_PORT: u16 = 15003;
