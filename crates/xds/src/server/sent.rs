@@ -170,7 +170,7 @@ impl Sent {
     /// Everything in `common` was sent.
     fn take_common(&mut self, common: Arc<Set>) {
         self.beside.retain(|name, _| common.get(name).is_none());
-        let old = std::mem::replace(&mut self.base, Layers::default());
+        let old = std::mem::take(&mut self.base);
         for item in old.common().items() {
             if common.get(item.name()).is_none() && !self.beside.contains_key(item.name()) {
                 let version = Some(item.version().into());

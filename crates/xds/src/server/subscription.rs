@@ -10,7 +10,7 @@ use crate::target::Set;
 const WILDCARD: &str = "*";
 
 /// Names and wildcard of one kind on one stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Subscription {
     wildcard: bool,
     names: Names,
@@ -237,16 +237,6 @@ impl Subscription {
             beside: names.collect(),
             base: Set::nothing(),
         };
-    }
-}
-
-impl Default for Subscription {
-    fn default() -> Self {
-        Self {
-            wildcard: false,
-            names: Names::default(),
-            named_once: false,
-        }
     }
 }
 
