@@ -45,9 +45,7 @@ async fn terminate(
     ];
     let mut stage = Stage::start(services).await?;
     let front = stage.service("web")?.front();
-    let mut stream = TcpStream::connect(stage.service("raw")?.front()).await?;
-    let before = said(&mut stream, b"before").await;
-    before.with_context(|| format!("before: {}{}", stage.client.log(), stage.server.log()))?;
+    let mut stream = first(&stage).await?;
     let load = Load::start(front, 8);
     let end = Instant::now() + Duration::from_secs(1) + WHILE_DRAINING;
     let over_http2: Vec<JoinHandle<anyhow::Result<Http2>>> =
@@ -88,6 +86,25 @@ async fn terminate(
         all.connections,
         told.elapsed().as_secs_f32()
     )))
+}
+
+/// A connection through both sides. A port that somebody else's outgoing connection had is listened on a little late:
+/// what was reset before is tried again, for a limited time.
+async fn first(stage: &Stage) -> anyhow::Result<TcpStream> {
+    let begun = Instant::now();
+    loop {
+        let mut stream = TcpStream::connect(stage.service("raw")?.front()).await?;
+        match said(&mut stream, b"before").await {
+            Ok(()) => return Ok(stream),
+            Err(_) if begun.elapsed() < LIMIT => {
+                tokio::time::sleep(Duration::from_millis(50)).await
+            }
+            Err(error) => {
+                let logs = format!("{}{}", stage.client.log(), stage.server.log());
+                return Err(error.context(format!("before: {logs}")));
+            }
+        }
+    }
 }
 
 /// What a client saw over HTTP/2.
