@@ -109,7 +109,7 @@ pub const TRACE_CONTEXT: Target = Target {
                     parent,
                     sampled: Some(context.sampled),
                 };
-                assert_eq!(Received::b3(&written), expected);
+                assert_eq!(Received::b3(&written), expected, "{form:?} {written:?}");
             }
         }
     },

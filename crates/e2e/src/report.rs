@@ -32,7 +32,7 @@ pub struct Report {
     pub id: String,
     /// What the sidecars were.
     pub driver: String,
-    /// `passed`, `failed` or `skipped`.
+    /// `pass`, `fail` or `skip`.
     pub status: &'static str,
     /// How long it took.
     pub seconds: f64,
@@ -73,9 +73,9 @@ impl Report {
     /// The report of one scenario.
     pub fn new(scenario: &Scenario, driver: Driver, status: Status, took: Duration) -> Self {
         let (status, reason) = match status {
-            Status::Passed => ("passed", String::new()),
-            Status::Failed(reason) => ("failed", reason),
-            Status::Skipped(reason) => ("skipped", reason),
+            Status::Passed => ("pass", String::new()),
+            Status::Failed(reason) => ("fail", reason),
+            Status::Skipped(reason) => ("skip", reason),
         };
         let seconds = (took.as_secs_f64() * 10.0).round() / 10.0;
         Self {
@@ -92,8 +92,8 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mark = match self.status {
-            "passed" => "✓",
-            "failed" => "✗",
+            "pass" => "✓",
+            "fail" => "✗",
             _ => "-",
         };
         write!(
@@ -126,11 +126,11 @@ pub fn print(reports: &[Report]) -> bool {
     };
     println!(
         "{} passed, {} failed, {} skipped",
-        count("passed"),
-        count("failed"),
-        count("skipped")
+        count("pass"),
+        count("fail"),
+        count("skip")
     );
-    count("failed") == 0
+    count("fail") == 0
 }
 
 #[cfg(test)]

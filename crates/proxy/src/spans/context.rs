@@ -280,6 +280,33 @@ mod tests {
     const LOW: u128 = 0x4848_5a39_53bb_6124;
     const SPAN: u64 = 0xa2fb_4a1d_1a96_d312;
 
+    #[test]
+    fn what_is_written_is_read_alike() {
+        for form in [B3Form::Single, B3Form::Multiple] {
+            let context = TraceContext {
+                trace: TRACE,
+                span: SPAN,
+                parent: None,
+                sampled: true,
+            };
+            let mut headers = HeaderMap::new();
+            context.write(
+                &mut headers,
+                Carriers {
+                    b3: Some(form),
+                    w3c: true,
+                },
+            );
+            let expected = Received::Span {
+                trace: TRACE,
+                span: SPAN,
+                parent: None,
+                sampled: Some(true),
+            };
+            assert_eq!(Received::b3(&headers), expected, "{form:?} {headers:?}");
+        }
+    }
+
     fn map(list: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in list {
