@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::eventually;
+use e2e::{Cluster, eventually};
 use serde_json::{Value, json};
 
 use super::{Scenario, acl::pair, scenario};
 use crate::manifest::{PORT, account, allow, list, object, routes, service, target, with};
+use crate::report::Skip;
 use crate::scene::{Ends, Scene};
 
 /// The scenarios of this area.
@@ -283,6 +284,10 @@ async fn every_rule(scene: &Scene<'_>) -> Result<()> {
 }
 
 async fn only_the_mesh(scene: &Scene<'_>) -> Result<()> {
+    if scene.stage.cluster() == Cluster::Kubernetes {
+        let why = "on Kubernetes 1.20 an IngressBackend with an empty source name arrives as null and is refused by the schema: not understood yet";
+        return Err(Skip(why.to_owned()).into());
+    }
     let plain = scene.plain_namespace("plain").await?;
     let ignored = scene.namespace("ignored").await?;
     let label = [

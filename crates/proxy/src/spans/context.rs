@@ -115,19 +115,22 @@ impl Received {
         let mut parts = text.split('-');
         let trace = parts.next().filter(|id| matches!(id.len(), 16 | 32))?;
         let span = parts.next().filter(|id| id.len() == 16)?;
-        let sampled = parts.next().map(is_sampled);
-        let parent = parts.next().map(|id| match id.len() {
-            16 => id64(id),
-            _ => None,
-        });
-        if parts.next().is_some() || sampled == Some(None) || parent == Some(None) {
+        let sampled = match parts.next() {
+            Some(state) => Some(is_sampled(state)?),
+            None => None,
+        };
+        let parent = match parts.next() {
+            Some(id) => Some(id64(id).filter(|_| id.len() == 16)?),
+            None => None,
+        };
+        if parts.next().is_some() {
             return None;
         }
         Some(Received::Span {
             trace: id128(trace)?,
             span: id64(span)?,
-            parent: parent.flatten(),
-            sampled: sampled.flatten(),
+            parent,
+            sampled,
         })
     }
 
